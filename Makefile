@@ -1,0 +1,52 @@
+# Everything from a bare clone, with Python and make alone:
+#
+#   make test    the tests                       make demo    demo-report.html from real photographs
+#   make lint    style, types, layers            make check   lint, then test
+#   make bench   the measured numbers            make clean   remove what the others made
+#
+# PYTHON=python3.13 chooses the interpreter, VENV=... the environment, ARGS="-k storage" what to run.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check bench clean
+
+help:
+	@sed -n '1,/^$$/ s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/dgmm demo $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+bench: $(VENV)/.installed-demo
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venv-newest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp for each extra: the second call installs nothing, a changed pyproject.toml installs again.
+$(VENV)/.installed-%: pyproject.toml dgmm/__init__.py | $(BIN)/python
+	@echo "installing dgmm[$*] into $(VENV)"
+	@$(PIP) install --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"dgmm needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]} (make PYTHON=python3.13 ...)")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)

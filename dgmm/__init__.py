@@ -1,0 +1,76 @@
+"""Gaussian mixtures for data that does not fit in memory.
+
+The public names. Each is imported when it is first asked for, so that ``import dgmm`` costs
+nothing and pulls in nothing: a command that prints its help, a worker that unpickles a block and a
+program which only wants the exceptions do not wait for scikit-learn.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dgmm.data.opening import open_dataset
+    from dgmm.engine.dask import DaskEngine
+    from dgmm.engine.local import LocalEngine
+    from dgmm.errors import (
+        DamagedBlockError,
+        DgmmError,
+        EngineError,
+        InvalidDataError,
+        InvalidDtypeError,
+        InvalidParameterError,
+        MemoryLimitError,
+        MissingChunkError,
+        MissingDependencyError,
+        ModelFileError,
+        SingularMixtureError,
+        SourceError,
+    )
+    from dgmm.estimator import GaussianMixture
+    from dgmm.mixture import Mixture
+
+__all__ = [
+    "DamagedBlockError",
+    "DaskEngine",
+    "DgmmError",
+    "EngineError",
+    "GaussianMixture",
+    "InvalidDataError",
+    "InvalidDtypeError",
+    "InvalidParameterError",
+    "LocalEngine",
+    "MemoryLimitError",
+    "MissingChunkError",
+    "MissingDependencyError",
+    "Mixture",
+    "ModelFileError",
+    "SingularMixtureError",
+    "SourceError",
+    "__version__",
+    "open_dataset",
+]
+
+__version__ = "0.1.0.dev0"
+
+# Where each name lives; those not listed are exceptions.
+_HOMES = {
+    "DaskEngine": "dgmm.engine.dask",
+    "GaussianMixture": "dgmm.estimator",
+    "LocalEngine": "dgmm.engine.local",
+    "Mixture": "dgmm.mixture",
+    "open_dataset": "dgmm.data.opening",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'dgmm' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "dgmm.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

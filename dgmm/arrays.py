@@ -1,0 +1,89 @@
+"""The only place where NumPy and CuPy differ.
+
+Numerical code takes its array namespace from here, as ``xp``, and calls nothing that only one of
+the two has. CuPy is imported when a device asks for it, never before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from dgmm.errors import InvalidParameterError, MissingDependencyError
+
+__all__ = ["namespace", "resolve_device", "tile_rows", "to_host"]
+
+# Bytes of one tile's features and responsibilities. Measured on two cores sharing 32 MiB of L3:
+# smaller tiles lose to the interpreter's overhead, larger ones to the cache.
+_TILE_BYTES = {"numpy": 6 * 2**20, "cupy": 24 * 2**20}
+_TILE_ROWS = {"numpy": (256, 8192), "cupy": (4096, 262144)}
+
+
+def namespace(device: str) -> ModuleType:
+    """NumPy for ``"cpu"``, CuPy for ``"cuda"`` and ``"cuda:N"``.
+
+    Raises
+    ------
+    MissingDependencyError
+        If a GPU is asked for and CuPy is not installed.
+    """
+    if device == "cpu":
+        return np
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"device={device!r} needs CuPy, which is not installed: "
+            'pip install "dgmm[cuda12]" or "dgmm[cuda13]", or pass device="cpu"'
+        ) from error
+    if ":" in device:
+        cupy.cuda.Device(int(device.split(":")[1])).use()
+    return cupy
+
+
+def resolve_device(device: str) -> str:
+    """The device that ``"auto"`` means here: ``"cuda"`` where CuPy finds a GPU, else ``"cpu"``.
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``device`` is none of ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``.
+    """
+    name, _, number = device.partition(":")
+    if name not in ("auto", "cpu", "cuda") or (number and (name != "cuda" or not number.isdigit())):
+        raise InvalidParameterError(
+            f"device={device!r} is not known; use 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        )
+    if device != "auto":
+        return device
+    return "cuda" if _gpu_count() > 0 else "cpu"
+
+
+def _gpu_count() -> int:
+    if importlib.util.find_spec("cupy") is None:
+        return 0
+    cupy = importlib.import_module("cupy")
+    try:
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return 0
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """The array as NumPy."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def tile_rows(values_per_row: int, itemsize: int, xp: ModuleType) -> int:
+    """Rows of a tile: a power of two such that ``values_per_row`` of them stay in the cache.
+
+    A function of its arguments alone, and never of memory, threads or workers, because the bits of
+    a result depend on it.
+    """
+    least, most = _TILE_ROWS[xp.__name__]
+    rows = _TILE_BYTES[xp.__name__] // max(1, values_per_row * itemsize)
+    return max(least, min(most, 1 << max(0, rows.bit_length() - 1)))

@@ -1,0 +1,1 @@
+"""Where rows come from: datasets, blocks and the sources that make them."""

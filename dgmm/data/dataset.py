@@ -1,0 +1,208 @@
+"""What a fit reads: rows, the blocks that hold them, and the dataset that lists the blocks.
+
+A :class:`Dataset` is a manifest. Its blocks are small picklable handles that say what to read and
+which rows it gives; they travel to threads and workers, the rows never do. Nothing here knows what
+the rows are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dgmm.errors import InvalidDataError, InvalidDtypeError
+
+__all__ = ["DEFAULT_BLOCK_BYTES", "Block", "Dataset", "Part", "Rows", "check_dtype"]
+
+# 16 MiB keeps a thread busy for many tiles and lets a 256 MiB limit hold several blocks.
+DEFAULT_BLOCK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some consecutive rows of a dataset, as read.
+
+    Parameters
+    ----------
+    x : array of shape (n_rows, n_features)
+        The values, in the dtype they are stored in.
+    first_row : int
+        Global index of the first of them.
+    weight : array of shape (n_rows,), optional
+        Sample weights; None counts every row once.
+    labels : array of shape (n_rows,), optional
+        Known components, -1 where unknown; None if there are none.
+    """
+
+    x: Any
+    first_row: int = 0
+    weight: Any = None
+    labels: Any = None
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.x.shape[0])
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop``, counted within these rows, as views."""
+
+        def cut(values: Any) -> Any:
+            return None if values is None else values[start:stop]
+
+        return Rows(self.x[start:stop], self.first_row + start, cut(self.weight), cut(self.labels))
+
+
+@dataclass(frozen=True)
+class Block(ABC):
+    """A unit of reading: what to read, and which rows of the dataset it gives.
+
+    Parameters
+    ----------
+    first_row, n_rows : int
+        The rows of the dataset that the block holds.
+    n_features : int
+        The width of a row.
+    dtype : numpy.dtype
+        The stored dtype.
+    """
+
+    first_row: int
+    n_rows: int
+    n_features: int
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def read(self) -> Rows:
+        """Read the rows. Raises a :class:`~dgmm.errors.SourceError` that names the block."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows once read."""
+        return self.n_rows * self.n_features * self.dtype.itemsize
+
+    @property
+    def peak_read_bytes(self) -> int:
+        """Most bytes held at once while reading, the rows included."""
+        return self.nbytes
+
+    @property
+    def is_resident(self) -> bool:
+        """True if the rows are in memory already, so that reading them costs and copies nothing."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """How messages call the block."""
+        return f"rows {self.first_row} to {self.first_row + self.n_rows - 1}"
+
+
+class Part(NamedTuple):
+    """A leaf of the reduction tree: rows ``start`` to ``stop`` of block number ``block``."""
+
+    block: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An ordered manifest of blocks, and what is known of them without reading.
+
+    Parameters
+    ----------
+    blocks : tuple of Block
+        In the order of their rows, without gaps.
+    n_features : int
+        The width of a row.
+    dtype : numpy.dtype
+        The stored dtype, of any byte order: bool, integer or floating.
+    part_rows : int
+        Most rows in a leaf of the reduction tree. A function of the storage, the dtype and
+        ``block_bytes`` alone, so that the tree, and with it every bit of a result, is the same on
+        any number of threads or workers and under any memory limit.
+    fingerprint : str
+        Identifies the content as far as the storage can tell (path, sizes, times, etags, …).
+    feature_names : tuple of str, optional
+        Names of the columns.
+    origin : object, optional
+        The object that the caller gave, where results have to come back in its kind
+        (a Dask array, say). Not part of the dataset's identity, and left behind by pickling.
+    """
+
+    blocks: tuple[Block, ...]
+    n_features: int
+    dtype: np.dtype[Any]
+    part_rows: int
+    fingerprint: str
+    feature_names: tuple[str, ...] | None = None
+    origin: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        if self.n_features < 1:
+            raise InvalidDataError("the data has 0 features (columns); at least 1 is needed")
+        expected = 0
+        for block in self.blocks:
+            if block.first_row != expected:
+                raise InvalidDataError(f"block {block.name} should start at row {expected}")
+            expected += block.n_rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What travels is the manifest: the caller's object may be all of the data.
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "origin": None}
+
+    @cached_property
+    def n_rows(self) -> int:
+        return sum(block.n_rows for block in self.blocks)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.n_rows, self.n_features
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The leaves of the reduction tree, in the order of their rows."""
+        return tuple(
+            Part(index, start, min(start + self.part_rows, block.n_rows))
+            for index, block in enumerate(self.blocks)
+            for start in range(0, block.n_rows, self.part_rows)
+        )
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """Refuse what is not a real number.
+
+    Raises
+    ------
+    InvalidDtypeError
+        For strings, objects, complex numbers, dates, records.
+    """
+    if dtype.kind not in "biuf":
+        raise InvalidDtypeError(
+            f"the data has dtype {dtype}, which is not a real number; "
+            "convert it to a floating or integer dtype"
+        )
+
+
+def part_rows(n_features: int, dtype: np.dtype[Any], block_bytes: int) -> int:
+    """Rows in a leaf: as many as ``block_bytes`` hold, at least one."""
+    return max(1, block_bytes // (n_features * dtype.itemsize))
+
+
+def fingerprint_of(items: Sequence[object]) -> str:
+    """SHA-256 of the items' representations, for fingerprints."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(item).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

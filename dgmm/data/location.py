@@ -1,0 +1,113 @@
+"""Where a source is: a path or a URL with its options, and how to name it without its secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dgmm.errors import InvalidParameterError
+
+__all__ = ["Location"]
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+(://|::)")
+_USER_INFO = re.compile(r"//([^/@\s]*)@")
+_QUERY = re.compile(r"\?(\S*)")
+# Shorter values ("true", "1") would blank out innocent words of a message.
+_SHORTEST_SECRET = 5
+
+
+@dataclass(frozen=True)
+class Location:
+    """A local path or a URL.
+
+    Nothing that a message, a repr or a fingerprint shows comes from ``url`` or
+    ``storage_options`` directly: they may hold credentials. :attr:`name` and :meth:`scrub` are
+    safe to show.
+
+    Parameters
+    ----------
+    url : str
+        An absolute local path, or a URL that fsspec understands.
+    storage_options : dict
+        Options for fsspec.
+    """
+
+    url: str = field(repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    ) -> Location:
+        """The location of a path or URL as a user writes it.
+
+        Raises
+        ------
+        InvalidParameterError
+            If options for a URL come with a local path, or the path is not text.
+        """
+        text = os.fspath(source)
+        if not isinstance(text, str):
+            raise InvalidParameterError(f"a path must be text, got {text!r}")
+        text = re.sub(r"^(file|local)://", "", text)
+        if _SCHEME.match(text):
+            return cls(text.rstrip("/"), dict(storage_options or {}))
+        if storage_options:
+            raise InvalidParameterError(
+                f"storage_options are for URLs such as 's3://bucket/name'; {text!r} is a local path"
+            )
+        return cls(os.path.abspath(os.path.expanduser(text)))
+
+    def __repr__(self) -> str:
+        return f"Location({self.name!r})"
+
+    @property
+    def path(self) -> Path | None:
+        """The local path, None for a URL."""
+        return None if _SCHEME.match(self.url) else Path(self.url)
+
+    @cached_property
+    def name(self) -> str:
+        """The path, or the URL without user, password and query."""
+        if self.path is not None:
+            return self.url
+        return _QUERY.sub("", _USER_INFO.sub("//", self.url))
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must not be shown, the longest first."""
+        if self.path is not None:
+            return ()
+        found = {*_leaves(self.storage_options), *_USER_INFO.findall(self.url)}
+        found.update(_QUERY.findall(self.url))
+        for text in tuple(found):
+            found.update(re.split(r"[:&=]", text))
+        hidden = (text for text in found if len(text) >= _SHORTEST_SECRET)
+        return tuple(sorted((text for text in hidden if text not in self.name), key=len))[::-1]
+
+    def scrub(self, error: BaseException | str) -> str:
+        """The text of an error without secrets, on one line."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def cause(self, error: BaseException) -> BaseException | None:
+        """What to chain an exception to: nothing where a traceback could show a secret."""
+        return None if self.secrets else error
+
+
+def _leaves(options: object) -> Iterator[str]:
+    if isinstance(options, str):
+        yield options
+    elif isinstance(options, Mapping):
+        for value in options.values():
+            yield from _leaves(value)
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from _leaves(value)

@@ -1,0 +1,165 @@
+"""One door to every source: :func:`open_dataset`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
+from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, Dataset
+from dgmm.data.location import Location
+from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
+from dgmm.sizes import parse_bytes
+
+__all__ = ["open_dataset"]
+
+_ACCEPTED = (
+    "a two-dimensional NumPy array or memory map, a .npy file, a Zarr array (path, URL or "
+    "zarr.Array), a Dask array, a data frame with numeric columns, or a dgmm Dataset"
+)
+
+
+@dataclass(frozen=True)
+class _Options:
+    block_bytes: int
+    on_missing_chunk: str
+
+
+def open_dataset(
+    source: Any,
+    *,
+    block_bytes: SupportsIndex | str = DEFAULT_BLOCK_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+    on_missing_chunk: str = "raise",
+) -> Dataset:
+    """Open anything that holds rows, without reading them.
+
+    Parameters
+    ----------
+    source : object
+        One of:
+
+        - a NumPy array, nested lists, a ``numpy.memmap``;
+        - the path of a ``.npy`` file or of a Zarr array (v2 or v3), or the URL of a Zarr array
+          (``s3://bucket/name``, ``memory://name``, ``file:///path``) that fsspec understands;
+        - a ``zarr.Array``;
+        - a ``dask.array.Array``, persisted or not;
+        - a data frame: anything with ``columns`` and ``to_numpy()``;
+        - a :class:`~dgmm.data.dataset.Dataset`, returned as it is.
+    block_bytes : int or str, default=16 MiB
+        About how much to read at a time, as a number or as in ``"16MiB"``. Stored chunks are
+        joined up to it; a larger chunk is read whole.
+    storage_options : dict, optional
+        Options for fsspec, for a URL. Never shown.
+    on_missing_chunk : {'raise', 'fill'}, default='raise'
+        What to do about a chunk of a Zarr array that was never written: refuse it, or take its
+        fill value. Chunks are looked at as they are read.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    SourceError
+        If there is nothing to open, or it is not an array.
+    InvalidDataError
+        If it is not two-dimensional, or of unknown length.
+    InvalidDtypeError
+        If it does not hold real numbers.
+    InvalidParameterError
+        If an argument is out of range, or the kind of source is not known.
+    MissingDependencyError
+        If a URL needs a package that is not installed.
+    """
+    if on_missing_chunk not in ("raise", "fill"):
+        raise InvalidParameterError(
+            f"on_missing_chunk must be 'raise' or 'fill', got {on_missing_chunk!r}"
+        )
+    options = _Options(parse_bytes(block_bytes, "block_bytes"), on_missing_chunk)
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, str | os.PathLike):
+        location = Location.of(source, storage_options)
+        try:
+            return _open_location(location, options)
+        except (InvalidDataError, InvalidDtypeError) as error:
+            raise type(error)(f"{location.name}: {error}") from error
+    if storage_options:
+        raise InvalidParameterError("storage_options are for URLs; the source is an object")
+    for is_kind, opener in _KINDS:
+        if is_kind(source):
+            return opener(source, options)
+    raise InvalidParameterError(
+        f"cannot read rows from a {type(source).__module__}.{type(source).__name__}; "
+        f"pass {_ACCEPTED}"
+    )
+
+
+def _open_location(location: Location, options: _Options) -> Dataset:
+    path = location.path
+    if path is not None and path.is_file():
+        if is_npy(path):
+            return open_npy(path, options.block_bytes)
+        if path.suffix != ".zip":
+            raise SourceError(f"{path} is neither a .npy file nor a Zarr array; pass {_ACCEPTED}")
+    if path is None and location.name.endswith(".npy"):
+        raise SourceError(
+            f"{location.name}: .npy files are read from local paths; copy it, or store it as Zarr"
+        )
+    return _zarr(location, options)
+
+
+def _zarr(source: Any, options: _Options) -> Dataset:
+    from dgmm.data.zarr import open_zarr
+
+    return open_zarr(source, options.block_bytes, options.on_missing_chunk)
+
+
+def _dask(source: Any, options: _Options) -> Dataset:
+    from dask.array import Array
+
+    from dgmm.data.dask import open_dask
+
+    if not isinstance(source, Array):
+        raise InvalidParameterError(
+            f"cannot read rows from a Dask {type(source).__name__}; pass a Dask array "
+            "(of a data frame: df.to_dask_array(lengths=True))"
+        )
+    return open_dask(source, options.block_bytes)
+
+
+def _sparse(_source: Any, _options: _Options) -> Dataset:
+    raise InvalidDataError(
+        "Sparse data was passed, but dense data is required. Use x.toarray() to convert it."
+    )
+
+
+def _table(source: Any, options: _Options) -> Dataset:
+    return open_table(source, options.block_bytes)
+
+
+def _array(source: Any, options: _Options) -> Dataset:
+    return open_array(source, options.block_bytes)
+
+
+def _from_zarr(source: Any) -> bool:
+    # By name: an object of Zarr's exists only where Zarr has been imported already.
+    return type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "store")
+
+
+_Opener = Callable[[Any, _Options], Dataset]
+
+# Kinds of objects, the first that fits; a new kind is a line here.
+_KINDS: tuple[tuple[Callable[[Any], bool], _Opener], ...] = (
+    (lambda source: isinstance(source, np.ndarray | list | tuple), _array),
+    (_from_zarr, _zarr),
+    (lambda source: hasattr(source, "__dask_graph__"), _dask),
+    (lambda source: hasattr(source, "columns") and hasattr(source, "to_numpy"), _table),
+    (lambda source: hasattr(source, "toarray") and hasattr(source, "nnz"), _sparse),
+    (lambda source: hasattr(source, "__array__"), _array),
+)

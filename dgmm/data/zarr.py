@@ -1,0 +1,303 @@
+"""Zarr arrays, v2 and v3, local or behind a URL, sharded or not, as datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import zarr
+from zarr.buffer.cpu import NDBuffer
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
+
+from dgmm.data.arrays import ArrayBlock
+from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
+from dgmm.data.location import Location
+from dgmm.data.zarr_identity import identity_of
+from dgmm.data.zarr_layout import ZarrLayout, layout_of
+from dgmm.data.zarr_store import (
+    MissingKeyError,
+    StoreFailureError,
+    missing_inner_chunk,
+    open_store,
+    watched,
+)
+from dgmm.errors import (
+    DamagedBlockError,
+    DgmmError,
+    InvalidDtypeError,
+    MissingChunkError,
+    SourceError,
+)
+
+__all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr"]
+
+_OPEN_ARRAYS = 16
+_NAMES_IN_MESSAGE = 10
+
+
+@dataclass(frozen=True)
+class ZarrHandle:
+    """An array to read from, small when pickled; each process opens it once.
+
+    Parameters
+    ----------
+    location : Location
+        Where it is, and how messages call it.
+    layout : ZarrLayout
+        What it looked like when the dataset was opened.
+    strict : bool
+        True refuses chunks that were never written, False reads their fill value.
+    group_rows : int
+        Rows to ask Zarr for at a time.
+    overhead_bytes : int
+        Most bytes that reading holds beyond the rows themselves.
+    token : str
+        Tells handles apart.
+    given : zarr.Array, optional
+        The caller's array, where its store cannot be opened again from ``location``.
+    """
+
+    location: Location = field(compare=False)
+    layout: ZarrLayout = field(compare=False, repr=False)
+    strict: bool = field(compare=False)
+    group_rows: int = field(compare=False, repr=False)
+    overhead_bytes: int = field(compare=False, repr=False)
+    token: str = field(repr=False)
+    given: Any = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_given_array"}
+
+    @property
+    def in_memory(self) -> bool:
+        """True if the store lives in this process alone."""
+        return self.given is not None and isinstance(self.given.store, MemoryStore)
+
+    @property
+    def array(self) -> Any:
+        """The array, watched for missing chunks."""
+        return _opened(self) if self.given is None else self._given_array
+
+    @cached_property
+    def _given_array(self) -> Any:
+        return watched(self.given, strict=self.strict)
+
+    def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Rows ``start`` to ``stop``, a group at a time into one buffer."""
+        array = self.array
+        rows = np.empty((stop - start, self.layout.shape[1]), self.layout.dtype)
+        for first in range(start, stop, self.group_rows):
+            last = min(first + self.group_rows, stop)
+            target = NDBuffer.from_numpy_array(rows[first - start : last - start])
+            array.get_basic_selection((slice(first, last), slice(None)), out=target)
+        if self.strict and self.layout.index is not None:
+            missing = missing_inner_chunk(array, self.layout, start, stop)
+            if missing is not None:
+                raise MissingKeyError(f"{missing[:2]} in shard {missing[2]}")
+        return rows
+
+
+@dataclass(frozen=True)
+class ZarrBlock(Block):
+    """Rows of some whole chunks.
+
+    Parameters
+    ----------
+    handle : ZarrHandle
+        The array, shared by all blocks of a dataset.
+    """
+
+    handle: ZarrHandle
+
+    def __reduce__(self) -> Any:
+        if not self.handle.in_memory:
+            return ZarrBlock, tuple(vars(self).values())
+        # The store would travel whole with every block: send the rows in its place.
+        return ArrayBlock, (*list(vars(self).values())[:4], self.read().x)
+
+    @property
+    def peak_read_bytes(self) -> int:
+        """The rows, and the encoded and decoded chunks in flight."""
+        return self.nbytes + self.handle.overhead_bytes
+
+    def read(self) -> Rows:
+        try:
+            values = self.handle.read(self.first_row, self.first_row + self.n_rows)
+        except (DgmmError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 (a codec raises what it likes)
+            raise self._failure(error) from self.handle.location.cause(error)
+        return Rows(values, self.first_row)
+
+    def _failure(self, error: Exception) -> SourceError:
+        location = self.handle.location
+        first = next(iter(_leaves(error)))
+        for leaf in _leaves(error):
+            if isinstance(leaf, MissingKeyError):
+                return MissingChunkError(
+                    f"{location.name}: chunk {leaf} of block {self.name} was never written; write "
+                    "it, or pass on_missing_chunk='fill' if the store is sparse on purpose"
+                )
+            if isinstance(leaf, StoreFailureError | OSError):
+                return SourceError(
+                    f"{location.name}: cannot read block {self.name}: "
+                    f"{location.scrub(leaf.__cause__ or leaf)}"
+                )
+        return DamagedBlockError(
+            f"{location.name}: block {self.name} is damaged: its bytes do not pass their check or "
+            f"cannot be decoded ({type(first).__name__}: {location.scrub(first)}); restore it from "
+            "a copy or write it again"
+        )
+
+
+def open_zarr(
+    source: Any,
+    block_bytes: int,
+    on_missing_chunk: str = "raise",
+) -> Dataset:
+    """A Zarr array.
+
+    Parameters
+    ----------
+    source : Location or zarr.Array
+        What to read.
+    block_bytes : int
+        Chunks are joined until a block holds so many bytes. A chunk that is larger is a block.
+    on_missing_chunk : {'raise', 'fill'}
+        What to do about a chunk that was never written: refuse it when its block is read, or take
+        its fill value.
+
+    Raises
+    ------
+    SourceError
+        If there is no array to read.
+    InvalidDataError, InvalidDtypeError
+        If it is not two-dimensional, or not of real numbers.
+    """
+    location, given = (source, None) if isinstance(source, Location) else _place(source)
+    node = open_node(location) if given is None else given
+    if isinstance(node, zarr.Group):
+        raise SourceError(_group_message(node, location))
+    check_dtype(node.dtype)
+    layout = layout_of(node)
+    strict = on_missing_chunk == "raise"
+    if strict and layout.shard is not None and layout.index is None:
+        raise SourceError(
+            f"{location.name} keeps the tables of its shards in a way that does not tell missing "
+            "chunks (shards in shards, or codecs around them); pass on_missing_chunk='fill' if all "
+            "of them were written"
+        )
+    identity = fingerprint_of([location.name, *identity_of(node, layout)])
+    handle = ZarrHandle(
+        location=location,
+        layout=layout,
+        strict=strict,
+        group_rows=layout.group_rows(block_bytes),
+        overhead_bytes=layout.overhead_bytes(block_bytes),
+        token=_token(location, identity, strict, given),
+        given=given,
+    )
+    return _dataset(handle, block_bytes, identity)
+
+
+def open_node(location: Location) -> Any:
+    """The ``zarr.Array`` or ``zarr.Group`` at a location, to read.
+
+    Raises
+    ------
+    SourceError
+        If there is none, or its metadata cannot be read.
+    """
+    store = open_store(location)
+    try:
+        return zarr.open(store=store, mode="r")
+    except FileNotFoundError as error:
+        path = location.path
+        what = (
+            "no such file or directory"
+            if path is not None and not path.exists()
+            else "not a Zarr array (it has no zarr.json or .zarray there)"
+        )
+        raise SourceError(f"cannot open {location.name}: {what}") from location.cause(error)
+    except Exception as error:  # noqa: BLE001 (broken metadata fail in any way)
+        kind = InvalidDtypeError if "data type" in str(error).lower() else SourceError
+        raise kind(
+            f"cannot open {location.name} as a Zarr array: {location.scrub(error)}"
+        ) from location.cause(error)
+
+
+@lru_cache(maxsize=_OPEN_ARRAYS)
+def _opened(handle: ZarrHandle) -> Any:
+    location = handle.location
+    array = open_node(location)
+    if isinstance(array, zarr.Group) or layout_of(array) != handle.layout:
+        raise SourceError(
+            f"{location.name} changed its shape, dtype or chunks after the dataset was opened; "
+            "open it again"
+        )
+    return watched(array, strict=handle.strict)
+
+
+def _dataset(handle: ZarrHandle, block_bytes: int, fingerprint: str) -> Dataset:
+    layout = handle.layout
+    blocks = tuple(
+        ZarrBlock(start, stop - start, layout.shape[1], layout.dtype, handle)
+        for start, stop in layout.block_ranges(block_bytes)
+    )
+    return Dataset(
+        blocks=blocks,
+        n_features=layout.shape[1],
+        dtype=layout.dtype,
+        part_rows=part_rows(layout.shape[1], layout.dtype, block_bytes),
+        fingerprint=fingerprint,
+    )
+
+
+def _token(location: Location, identity: str, strict: bool, given: Any) -> str:
+    options = sorted(map(repr, location.storage_options.items()))
+    unique = "" if given is None else uuid4().hex
+    return fingerprint_of([location.url, options, identity, strict, unique])
+
+
+def _place(node: Any) -> tuple[Location, Any]:
+    """Where a caller's array is, and the array itself if only its own store can read it.
+
+    A local array is opened again by its path, here as by the workers: its description can change
+    on the way (Zarr v3 keeps the byte order with the codecs, not with the dtype).
+    """
+    store = node.store
+    if isinstance(store, LocalStore):
+        return Location.of(store.root / node.path), None
+    if isinstance(store, FsspecStore):
+        path = f"{store.path.rstrip('/')}/{node.path}".rstrip("/")
+        options = getattr(store.fs, "storage_options", None) or {}
+        return Location(str(store.fs.unstrip_protocol(path)), dict(options)), node
+    # Not str(store), which holds the address of one in memory.
+    return Location(f"{type(store).__name__}://{node.path}"), node
+
+
+def _group_message(group: Any, location: Location) -> str:
+    names = list(_array_names(group))
+    listed = ", ".join(names[:_NAMES_IN_MESSAGE]) or "none"
+    more = "" if len(names) <= _NAMES_IN_MESSAGE else ", …"
+    advice = f"; pass {location.name}/{names[0]}, say" if names else ""
+    return f"{location.name} is a Zarr group, not an array; arrays in it: {listed}{more}{advice}"
+
+
+def _array_names(group: Any) -> Iterator[str]:
+    for name, member in group.members(max_depth=4):
+        if isinstance(member, zarr.Array):
+            yield str(name)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, or the one given."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

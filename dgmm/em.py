@@ -1,0 +1,269 @@
+"""The EM loop: all restarts share every pass, converged ones leave, singular ones retire.
+
+The loop is a generator of events; progress bars, checkpoints and time limits live around it. It
+knows sessions and tasks, not where rows come from nor where they are evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dgmm.engine.base import Session
+from dgmm.errors import SingularMixtureError
+from dgmm.expectation import BatchPass, plan_batch
+from dgmm.frame import Frame
+from dgmm.guard import Frames, Level, safe_level
+from dgmm.maximization import maximize
+from dgmm.mixture import Mixture, whitened_frame
+from dgmm.profile import Profile
+from dgmm.record import FitEvent, RestartRecord
+from dgmm.statistics import SufficientStatistics
+
+__all__ = ["Chain", "Context", "best_chain", "evaluate", "frames_of", "iterate"]
+
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical "
+    "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
+    "number of components, increase reg_covar, or scale the input data."
+)
+
+# By how much a row's log density may exceed the mixture's peak through rounding alone.
+_PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every pass of a fit needs.
+
+    Parameters
+    ----------
+    session : Session
+    frames : Frames
+    profile : Profile
+        With a scatter wide enough for the families of the batch.
+    device : str
+    """
+
+    session: Session
+    frames: Frames
+    profile: Profile
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One restart: where it is and how it got there.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    level : Level
+        The safest kernel it has needed so far.
+    lower_bound : float
+        Of the last iteration, per row.
+    lower_bounds : tuple of float
+    status : {"running", "converged", "max_iter", "retired"}
+    reason : str
+        Why it retired.
+    empty : frozenset of int
+        Components that were without rows at some iteration.
+    """
+
+    mixture: Mixture
+    level: Level
+    lower_bound: float = -np.inf
+    lower_bounds: tuple[float, ...] = ()
+    status: str = "running"
+    reason: str = ""
+    empty: frozenset[int] = field(default_factory=frozenset)
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def record(self) -> RestartRecord:
+        return RestartRecord(
+            status=self.status,
+            n_iter=len(self.lower_bounds),
+            lower_bound=self.lower_bound,
+            lower_bounds=self.lower_bounds,
+            kernel=self.level.name.lower(),
+            reason=self.reason,
+        )
+
+
+def frames_of(profile: Profile, dtype: np.dtype[Any]) -> Frames:
+    """The frames of a fit, from its profile.
+
+    The origin is the mean, rounded to the stored dtype so that subtracting it is exact where it
+    matters; the float32 frame of the families that mix features is whitened by the covariance.
+    """
+    rounded = np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64
+    plain = Frame(profile.mean.astype(rounded).astype(np.float64))
+    if profile.scatter.ndim == 2:
+        whitened = whitened_frame(plain.origin, profile.covariance)
+    else:
+        whitened = plain
+    reach = np.maximum(np.abs(profile.most - plain.origin), np.abs(profile.least - plain.origin))
+    fits = len(reach) * float(np.max(reach)) ** 2 < float(np.finfo(np.float32).max) / 4
+    return Frames(plain, whitened, fits)
+
+
+def evaluate(
+    context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
+) -> tuple[list[SufficientStatistics], list[Level]]:
+    """One pass over all rows: finished statistics of each mixture, and the kernels that were used.
+
+    A row whose log density exceeds what its mixture allows has been evaluated by a kernel past its
+    guard; that mixture is evaluated again by the next safer one.
+    """
+    levels = [
+        safe_level(mixture, context.frames, level, quadratic=not mixture.family.is_tied)
+        for mixture, level in zip(mixtures, levels, strict=True)
+    ]
+    found = _pass(context, mixtures, levels)
+    breached = [
+        i
+        for i, (mixture, level, one) in enumerate(zip(mixtures, levels, found, strict=True))
+        if _highest(one) > mixture.peak_log_density + _PEAK_TOLERANCE[level]
+    ]
+    if breached:
+        safer = [Level(levels[i] + 1) for i in breached]
+        again, used = evaluate(context, [mixtures[i] for i in breached], safer)
+        for i, one, level in zip(breached, again, used, strict=True):
+            found[i], levels[i] = one, level
+    return found, levels
+
+
+def _highest(statistics: SufficientStatistics) -> float:
+    """The largest log density seen, or their mean where rows were not looked at one by one."""
+    return max(statistics.peak, statistics.log_likelihood / statistics.weight)
+
+
+def _pass(
+    context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
+) -> list[SufficientStatistics]:
+    kernels = plan_batch(mixtures, levels, context.frames, quadratic=False)
+    task = BatchPass(kernels, device=context.device)
+    merged = context.session.run(task).total
+    totals = [_total(context, mixture) for mixture in mixtures]
+    return list(task.finish(merged, totals).members)
+
+
+def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
+    """The scatter of all rows about the origin, in the stored shape of a tied family."""
+    if not mixture.family.is_tied:
+        return None
+    scatter = context.profile.scatter_about(context.frames.plain.origin)
+    dense = scatter if scatter.ndim == 2 else np.diag(scatter)
+    return mixture.family.shape.project(dense)
+
+
+def iterate(
+    context: Context, chains: list[Chain], *, tol: float, reg_covar: float, max_iter: int
+) -> Iterator[FitEvent]:
+    """Run EM until every chain has converged, retired or reached ``max_iter``.
+
+    Parameters
+    ----------
+    context : Context
+    chains : list of Chain
+        Replaced in place by their successors.
+    tol : float
+        A chain has converged when its lower bound per row changes by less.
+    reg_covar : float
+    max_iter : int
+
+    Yields
+    ------
+    FitEvent
+        After every pass, and for every chain that retires.
+    """
+    _retire_singular(chains)
+    yield from _announce_retired(chains, 0, range(len(chains)))
+    for iteration in range(1, max_iter + 1):
+        active = [i for i, chain in enumerate(chains) if chain.is_running]
+        if not active:
+            break
+        found, levels = evaluate(
+            context, [chains[i].mixture for i in active], [chains[i].level for i in active]
+        )
+        before = _best_bound(chains)
+        for i, statistics, level in zip(active, found, levels, strict=True):
+            chains[i] = _advance(chains[i], statistics, level, tol, reg_covar)
+        _retire_singular(chains)
+        yield from _announce_retired(chains, iteration, active)
+        yield _iteration_event(chains, iteration, before)
+    for i, chain in enumerate(chains):
+        if chain.is_running:
+            chains[i] = replace(chain, status="max_iter")
+
+
+def _advance(
+    chain: Chain, statistics: SufficientStatistics, level: Level, tol: float, reg_covar: float
+) -> Chain:
+    lower_bound = statistics.log_likelihood / statistics.weight
+    step = maximize(statistics, chain.mixture.family, reg_covar=reg_covar, previous=chain.mixture)
+    converged = abs(lower_bound - chain.lower_bound) < tol
+    return replace(
+        chain,
+        mixture=step.mixture,
+        level=level,
+        lower_bound=lower_bound,
+        lower_bounds=(*chain.lower_bounds, lower_bound),
+        status="converged" if converged else "running",
+        empty=chain.empty | set(step.empty),
+    )
+
+
+def _retire_singular(chains: list[Chain]) -> None:
+    for i, chain in enumerate(chains):
+        if chain.status != "retired" and chain.mixture.singular_components:
+            k = chain.mixture.singular_components[0]
+            share = float(chain.mixture.weights[k])
+            reason = (
+                f"component {k} (weight {share:.3g}) collapsed at iteration "
+                f"{len(chain.lower_bounds)}: its covariance is not positive definite"
+            )
+            chains[i] = replace(chain, status="retired", reason=reason)
+
+
+def _announce_retired(
+    chains: list[Chain], iteration: int, indices: Sequence[int]
+) -> Iterator[FitEvent]:
+    for i in indices:
+        if chains[i].status == "retired":
+            message = f"restart {i} retired: {chains[i].reason}"
+            yield FitEvent("retired", iteration=iteration, message=message)
+
+
+def _iteration_event(chains: list[Chain], iteration: int, before: float) -> FitEvent:
+    best = _best_bound(chains)
+    running = sum(chain.is_running for chain in chains)
+    change = best - before if np.isfinite(before) else np.inf
+    return FitEvent("iteration", iteration, best, change, running)
+
+
+def _best_bound(chains: list[Chain]) -> float:
+    live = (chain.lower_bound for chain in chains if chain.status != "retired")
+    return max(live, default=-np.inf)
+
+
+def best_chain(chains: Sequence[Chain]) -> Chain:
+    """The restart with the highest lower bound among those that did not retire.
+
+    Raises
+    ------
+    SingularMixtureError
+        If all did.
+    """
+    live = [chain for chain in chains if chain.status != "retired"]
+    if not live:
+        reasons = "; ".join(f"restart {i}: {chain.reason}" for i, chain in enumerate(chains))
+        raise SingularMixtureError(f"{ILL_DEFINED} All {len(chains)} restarts retired: {reasons}")
+    return max(live, key=lambda chain: chain.lower_bound)

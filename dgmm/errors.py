@@ -1,0 +1,84 @@
+"""The exceptions that dgmm raises, one tree, each also the nearest built-in.
+
+::
+
+    DgmmError
+    ├── InvalidParameterError   (ValueError)    an argument out of range or of the wrong shape
+    ├── InvalidDataError        (ValueError)    rows that cannot be fitted: NaN, too few, wrong
+    width ├── InvalidDtypeError       (TypeError)     strings, objects, complex numbers
+    ├── SingularMixtureError    (ValueError)    every restart collapsed
+    ├── SourceError             (OSError)       a source that cannot be opened or read
+    │   ├── MissingChunkError                   a chunk that was never written
+    │   └── DamagedBlockError                   a block whose bytes do not pass their check
+    ├── ModelFileError          (ValueError)    a model file truncated, altered or too new
+    ├── MemoryLimitError        (MemoryError)   the projected memory exceeds the limit
+    ├── EngineError             (RuntimeError)  the engine could not finish a pass
+    └── MissingDependencyError  (ImportError)   an optional dependency is not installed
+
+A message says what went wrong, where (block, row, component), the value seen and what to change.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DamagedBlockError",
+    "DgmmError",
+    "EngineError",
+    "InvalidDataError",
+    "InvalidDtypeError",
+    "InvalidParameterError",
+    "MemoryLimitError",
+    "MissingChunkError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "SingularMixtureError",
+    "SourceError",
+]
+
+
+class DgmmError(Exception):
+    """Base of every exception that dgmm raises on purpose."""
+
+
+class InvalidParameterError(DgmmError, ValueError):
+    """An argument is out of range, of the wrong shape or contradicts another."""
+
+
+class InvalidDataError(DgmmError, ValueError):
+    """The rows cannot be fitted or scored: not finite, too few, of the wrong width."""
+
+
+class InvalidDtypeError(DgmmError, TypeError):
+    """The rows are not real numbers."""
+
+
+class SingularMixtureError(DgmmError, ValueError):
+    """Every restart ended in a covariance that is not positive definite."""
+
+
+class SourceError(DgmmError, OSError):
+    """A source cannot be opened or read."""
+
+
+class MissingChunkError(SourceError):
+    """A chunk that the store declares was never written."""
+
+
+class DamagedBlockError(SourceError):
+    """A block's bytes do not pass their checksum or cannot be decoded."""
+
+
+class ModelFileError(DgmmError, ValueError):
+    """A model file is truncated, altered or of a newer format."""
+
+
+class MemoryLimitError(DgmmError, MemoryError):
+    """The memory projected for a run exceeds the limit that was asked for."""
+
+
+class EngineError(DgmmError, RuntimeError):
+    """An engine could not finish a pass."""
+
+
+class MissingDependencyError(DgmmError, ImportError):
+    """An optional dependency is needed and not installed."""

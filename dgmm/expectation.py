@@ -1,0 +1,303 @@
+"""The E-step as tasks for an engine: statistics of a batch of mixtures, or values row by row.
+
+A :class:`BatchPass` evaluates every mixture of a batch on every row once and gives one
+:class:`~dgmm.statistics.SufficientStatistics` for each. A :class:`RowPass` gives what is wanted of
+each row (densities, responsibilities, labels) for one mixture. Both drive the same kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from dgmm.arrays import namespace, to_host
+from dgmm.data.dataset import Rows
+from dgmm.errors import InvalidDataError
+from dgmm.guard import Frames, Level
+from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
+from dgmm.mixture import Mixture, density_coefficients
+from dgmm.posterior import Expectation, PosteriorPolicy
+from dgmm.statistics import BatchStatistics, SufficientStatistics
+
+__all__ = ["BatchPass", "RowPass", "plan_batch"]
+
+Array = np.ndarray[Any, Any]
+
+# Mixtures are stacked into one product up to this many components; beyond it the responsibilities
+# of a tile would push its features out of the cache.
+_MOST_STACKED = 1024
+
+
+def plan_batch(
+    mixtures: Sequence[Mixture],
+    levels: Sequence[Level],
+    frames: Frames,
+    *,
+    quadratic: bool = True,
+) -> tuple[Kernel, ...]:
+    """Kernels for a batch: mixtures that share a frame and a dtype share one.
+
+    Parameters
+    ----------
+    mixtures : sequence of Mixture
+    levels : sequence of Level
+        Which kernel each mixture needs (:func:`dgmm.guard.safe_level`).
+    frames : Frames
+    quadratic : bool, default=True
+        False lets tied families go without their quadratic term.
+    """
+    shared: dict[tuple[Level, bool], list[Member]] = {}
+    kernels: list[Kernel] = []
+    for index, (mixture, level) in enumerate(zip(mixtures, levels, strict=True)):
+        member = Member(index, mixture, quadratic or not mixture.family.is_tied)
+        if level is Level.CENTRED:
+            kernels.append(CentredKernel(member))
+        else:
+            whitened = frames.at(level, mixture.family.shape) is frames.whitened
+            shared.setdefault((level, whitened), []).append(member)
+    for (level, whitened), members in sorted(shared.items()):
+        frame = frames.whitened if whitened else frames.plain
+        for group in _stacks(members):
+            kernels.append(FeatureKernel.build(group, frame, level.dtype))
+    return tuple(kernels)
+
+
+def _stacks(members: list[Member]) -> Iterator[list[Member]]:
+    stack: list[Member] = []
+    size = 0
+    for member in members:
+        if stack and size + member.mixture.n_components > _MOST_STACKED:
+            yield stack
+            stack, size = [], 0
+        stack.append(member)
+        size += member.mixture.n_components
+    yield stack
+
+
+@dataclass(frozen=True)
+class BatchPass:
+    """Statistics of every mixture of a batch (a task for :meth:`dgmm.engine.base.Session.run`).
+
+    Parameters
+    ----------
+    kernels : tuple of Kernel
+        From :func:`plan_batch`.
+    policy : PosteriorPolicy
+    device : str, default="cpu"
+    """
+
+    kernels: tuple[Kernel, ...]
+    policy: PosteriorPolicy = field(default_factory=Expectation)
+    device: str = "cpu"
+
+    @property
+    def workspace_bytes(self) -> int:
+        xp = namespace(self.device)
+        return sum(kernel.workspace_bytes(xp) for kernel in self.kernels)
+
+    @property
+    def result_bytes(self) -> int:
+        sums = sum(array.nbytes for kernel in self.kernels for array in kernel.zeros(np))
+        frames = [kernel.frame for kernel in self.kernels if kernel.frame.factor is not None]
+        return sums + sum(frame.factor.nbytes for frame in frames if frame.factor is not None)
+
+    def workspace(self) -> list[Any]:
+        xp = namespace(self.device)
+        return [kernel.workspace(xp) for kernel in self.kernels]
+
+    def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
+        xp = namespace(self.device)
+        x = _on_device(rows.x, xp)
+        found: dict[int, SufficientStatistics] = {}
+        for kernel, ws in zip(self.kernels, workspace, strict=True):
+            for member, statistics in self._evaluate_kernel(kernel, replace(rows, x=x), ws, xp):
+                found[member.index] = statistics
+        return BatchStatistics(tuple(found[index] for index in sorted(found)))
+
+    def _evaluate_kernel(
+        self, kernel: Kernel, rows: Rows, ws: Any, xp: ModuleType
+    ) -> Iterator[tuple[Member, SufficientStatistics]]:
+        sums = kernel.zeros(xp)
+        scalars = [_Scalars() for _ in kernel.members]
+        for tile in _tiles(rows, kernel.tile_rows(xp)):
+            joints = kernel.log_joint(tile.x, ws, xp)
+            weight = None if tile.weight is None else xp.asarray(tile.weight)
+            for joint, scalar in zip(joints, scalars, strict=True):
+                with np.errstate(all="ignore"):
+                    posterior = self.policy(joint, tile, xp)
+                scalar.add(posterior.log_density, posterior.log_assignment, weight, tile)
+                if weight is not None:
+                    xp.multiply(joint, weight, out=joint)
+            kernel.accumulate(joints, sums, ws, xp)
+        for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
+            yield member, scalar.statistics(to_host(moments), kernel.frame, rows)
+
+    def finish(
+        self, statistics: BatchStatistics, totals: Sequence[Array | None]
+    ) -> BatchStatistics:
+        """Statistics of all rows, with what only their sum can tell.
+
+        Parameters
+        ----------
+        statistics : BatchStatistics
+            Merged over all rows.
+        totals : sequence of array or None
+            For each mixture, the scatter of all rows about the frame's origin, in the stored shape
+            of its family; used where a tied family went without its quadratic term.
+        """
+        done = list(statistics.members)
+        for kernel in self.kernels:
+            for position, member in enumerate(kernel.members):
+                one = done[member.index]
+                shift = _rounding(kernel, position, one)
+                if not member.quadratic and isinstance(kernel, FeatureKernel):
+                    total = totals[member.index]
+                    assert total is not None
+                    one = replace(one, total=total, peak=-np.inf)
+                    shift += _tied_quadratic(member.mixture, total)
+                done[member.index] = replace(one, log_likelihood=one.log_likelihood + shift)
+        return BatchStatistics(tuple(done))
+
+
+@dataclass
+class _Scalars:
+    """Running sums of one mixture over the tiles of a part."""
+
+    log_likelihood: float = 0.0
+    log_assignment: float = 0.0
+    weight: float = 0.0
+    peak: float = -np.inf
+
+    def add(self, log_density: Any, log_assignment: Any, weight: Any, tile: Rows) -> None:
+        peak = float(log_density.max())
+        if weight is not None:
+            log_density, log_assignment = log_density * weight, log_assignment * weight
+        total = float(log_density.sum(dtype=np.float64))
+        if not np.isfinite(total):
+            raise bad_row(tile, log_density)
+        self.log_likelihood += total
+        self.log_assignment += float(log_assignment.sum(dtype=np.float64))
+        self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
+        self.peak = max(self.peak, peak)
+
+    def statistics(self, moments: Array, frame: Any, rows: Rows) -> SufficientStatistics:
+        return SufficientStatistics(
+            moments=moments,
+            frame=frame,
+            log_likelihood=self.log_likelihood,
+            weight=self.weight,
+            n_rows=rows.n_rows,
+            peak=self.peak,
+            log_assignment=self.log_assignment,
+        )
+
+
+def _rounding(kernel: Kernel, position: int, statistics: SufficientStatistics) -> float:
+    """What rounding Θ to float32 took from the log-likelihood: Σ_k ⟨θ_k − fl32(θ_k), S_k⟩."""
+    if not isinstance(kernel, FeatureKernel) or kernel.dtype == "float64":
+        return 0.0
+    member = kernel.members[position]
+    exact = density_coefficients(member.mixture, kernel.frame, quadratic=member.quadratic)
+    live = member.mixture.weights > 0
+    lost = exact[live] - exact[live].astype(kernel.dtype)
+    return float(np.sum(lost * statistics.moments[live]))
+
+
+def _tied_quadratic(mixture: Mixture, total: Array) -> float:
+    """Σ w (−½ zᵀ P z) over all rows, from their scatter about the origin."""
+    shape = mixture.family.shape
+    precision = shape.precision(shape.invert(mixture.factors))
+    return -0.5 * float(shape.trace_product(precision, total))
+
+
+@dataclass(frozen=True)
+class RowPass:
+    """Values of every row for one mixture (a task for :meth:`dgmm.engine.base.Session.stream`).
+
+    Parameters
+    ----------
+    kernel : Kernel
+        With one member, quadratic term included.
+    output : {"log_density", "responsibilities", "labels"}
+        Shapes (n,), (n, n_components), (n,).
+    dtype : str
+        Of the values; labels are int64 whatever it says.
+    device : str, default="cpu"
+    """
+
+    kernel: Kernel
+    output: str
+    dtype: str
+    device: str = "cpu"
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.kernel.workspace_bytes(namespace(self.device))
+
+    @property
+    def result_bytes(self) -> int:
+        return 0
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Shape of one row's value."""
+        k = self.kernel.members[0].mixture.n_components
+        return (k,) if self.output == "responsibilities" else ()
+
+    @property
+    def value_dtype(self) -> np.dtype[Any]:
+        return np.dtype("int64" if self.output == "labels" else self.dtype)
+
+    def workspace(self) -> Any:
+        return self.kernel.workspace(namespace(self.device))
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Array:
+        """Values of the rows, in their order."""
+        xp = namespace(self.device)
+        values = np.empty((rows.n_rows, *self.value_shape), self.value_dtype)
+        rows = replace(rows, x=_on_device(rows.x, xp))
+        for tile in _tiles(rows, self.kernel.tile_rows(xp)):
+            start = tile.first_row - rows.first_row
+            (joint,) = self.kernel.log_joint(tile.x, workspace, xp)
+            values[start : start + tile.n_rows] = to_host(self._values(joint, tile, xp))
+        return values
+
+    def _values(self, joint: Any, tile: Rows, xp: ModuleType) -> Any:
+        labels = joint.argmax(axis=0) if self.output == "labels" else None
+        with np.errstate(all="ignore"):
+            posterior = Expectation()(joint, tile, xp)
+        if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
+            raise bad_row(tile, posterior.log_density)
+        if labels is not None:
+            return labels
+        return joint.T if self.value_shape else posterior.log_density
+
+
+def _on_device(x: Any, xp: ModuleType) -> Any:
+    return x if xp is np else xp.asarray(x)
+
+
+def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
+    for start in range(0, rows.n_rows, size):
+        yield rows.part(start, min(start + size, rows.n_rows))
+
+
+def bad_row(tile: Rows, log_density: Any) -> InvalidDataError:
+    """The error for a tile whose densities are not finite, naming its first bad row."""
+    row = int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
+    values = np.asarray(to_host(tile.x[row]), dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    where = f"row {tile.first_row + row}"
+    if bad.size:
+        return InvalidDataError(
+            f"Input contains NaN or infinity: {where}, feature {bad[0]} is {values[bad[0]]}; "
+            "remove or impute such rows"
+        )
+    return InvalidDataError(
+        f"{where} has no finite log density under the mixture; its largest value is "
+        f"{values[np.argmax(np.abs(values))]:g}: rescale the data or pass dtype='float64'"
+    )

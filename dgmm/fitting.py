@@ -1,0 +1,188 @@
+"""The flow of one fit: open the data, profile it, start the restarts, run EM, keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dgmm.data.dataset import Dataset
+from dgmm.data.opening import open_dataset
+from dgmm.em import Chain, Context, best_chain, frames_of, iterate
+from dgmm.engine.base import Engine, Session
+from dgmm.engine.choice import engine_for
+from dgmm.engine.memory import MemoryMeter
+from dgmm.guard import Level
+from dgmm.initialization import initial_mixture, sample_size, working_bytes
+from dgmm.parameters import FitParameters, seed_entropy, start_from
+from dgmm.profile import Profile, ProfilePass
+from dgmm.record import FitEvent, FitRecord
+
+__all__ = ["FitOutcome", "first_level", "fit_dataset", "open_rows"]
+
+Emit = Callable[[FitEvent], None]
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """The winner of a fit, and how it went."""
+
+    chain: Chain
+    chains: tuple[Chain, ...]
+    profile: Profile
+    session: Session
+    engine: Engine
+    device: str
+    peak_memory: int
+
+    def record(self, seconds: float) -> FitRecord:
+        """The record of the fit, which took ``seconds``."""
+        counters = self.session.counters
+        return FitRecord(
+            rows=self.profile.n_rows,
+            passes=counters.passes,
+            block_reads=counters.block_reads,
+            bytes_read=counters.bytes_read,
+            nodes_received=counters.nodes_received,
+            seconds=seconds,
+            peak_memory=self.peak_memory,
+            engine=repr(self.engine),
+            device=self.device,
+            restarts=tuple(chain.record for chain in self.chains),
+            notes=_notes(self.profile, self.chains),
+        )
+
+
+def open_rows(X: Any) -> Dataset:
+    """The dataset of anything that estimators accept."""
+    return X if isinstance(X, Dataset) else open_dataset(X)
+
+
+def first_level(dtype: np.dtype[Any], wanted: str | None) -> Level:
+    """The fastest kernel that the stored dtype, or the caller, asks for."""
+    if wanted is not None:
+        return Level.FLOAT32 if wanted == "float32" else Level.FLOAT64
+    narrow = dtype.kind == "f" and dtype.itemsize <= 4
+    return Level.FLOAT32 if narrow else Level.FLOAT64
+
+
+def fit_dataset(
+    estimator: Any,
+    parameters: FitParameters,
+    dataset: Dataset,
+    *,
+    previous: Any = None,
+    on_event: Emit,
+) -> FitOutcome:
+    """Fit a mixture to a dataset.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Whose ``engine``, ``random_state`` and given starts are used.
+    parameters : FitParameters
+        Its other arguments, checked.
+    dataset : Dataset
+    previous : GaussianMixture, optional
+        A fitted one to start from (``warm_start``).
+    on_event : callable
+        Called with every :class:`~dgmm.record.FitEvent`.
+    """
+    meter = MemoryMeter()
+    seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
+    profile_task = _profile_task(parameters, dataset, seeds)
+    engine = engine_for(estimator.engine, dataset)
+    reserved = _reserved_bytes(parameters, dataset, profile_task)
+    with engine.session(
+        dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved
+    ) as session:
+        profile = session.run(profile_task).total
+        on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
+        context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
+        level = first_level(dataset.dtype, parameters.dtype)
+        chains = _starts(estimator, parameters, profile, level, previous, seeds)
+        on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
+        for event in iterate(
+            context,
+            chains,
+            tol=parameters.tol,
+            reg_covar=parameters.reg_covar,
+            max_iter=parameters.max_iter,
+        ):
+            on_event(event)
+        winner = best_chain(chains)
+        on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
+        return FitOutcome(
+            winner, tuple(chains), profile, session, engine, parameters.device, meter.peak()
+        )
+
+
+def _profile_task(
+    parameters: FitParameters, dataset: Dataset, seeds: np.random.SeedSequence
+) -> ProfilePass:
+    seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
+    return ProfilePass(
+        n_rows=dataset.n_rows,
+        n_features=dataset.n_features,
+        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, parameters.n_components)),
+        seed=int(seed.generate_state(1, np.uint64)[0]),
+        itemsize=dataset.dtype.itemsize,
+        dense=parameters.family.shape.uses_whitening(),
+    )
+
+
+def _reserved_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass) -> int:
+    """What the driver needs beside the passes: the sample, the starts, the M-steps."""
+    k, d = parameters.n_components, dataset.n_features
+    starts = working_bytes(task.sample_size, d, k)
+    covariances = 8 * int(np.prod(parameters.family.covariances_shape(k, d)))
+    # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
+    return task.sample_bytes + starts + parameters.n_init * 8 * covariances
+
+
+def _starts(
+    estimator: Any,
+    parameters: FitParameters,
+    profile: Profile,
+    level: Level,
+    previous: Any,
+    seeds: np.random.SeedSequence,
+) -> list[Chain]:
+    if previous is not None:
+        return [Chain(previous.mixture_, level, lower_bound=previous.lower_bound_)]
+    starts = []
+    for restart in range(parameters.n_init):
+        find = partial(
+            initial_mixture,
+            profile.sample,
+            parameters.family,
+            parameters.n_components,
+            method=parameters.init_params,
+            reg_covar=parameters.reg_covar,
+            seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart)),
+        )
+        starts.append(start_from(estimator, parameters, len(profile.mean), find))
+    return [Chain(start, level) for start in starts]
+
+
+def _started(chains: list[Chain]) -> str:
+    return f"{len(chains)} restart{'s' if len(chains) > 1 else ''} initialised"
+
+
+def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
+    notes = [
+        f"feature {i} is constant ({profile.least[i]:g}): its variance is reg_covar alone"
+        for i in profile.constant_features
+    ]
+    for i, chain in enumerate(chains):
+        if chain.empty:
+            names = ", ".join(str(k) for k in sorted(chain.empty))
+            notes.append(
+                f"restart {i}: components {names} were without rows and kept their parameters"
+            )
+        if chain.status == "retired":
+            notes.append(f"restart {i} retired: {chain.reason}")
+    return tuple(notes)

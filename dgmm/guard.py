@@ -1,0 +1,83 @@
+"""Which kernel may evaluate a mixture without losing too many digits.
+
+The feature kernel's log-densities lose digits to cancellation in proportion to
+``κ² = max_k Σ_ij |P_ij| (σ_i σ_j + |m_i| |m_j|)`` in the coordinates of the frame, where m is a
+component's mean, σ its standard deviations and P its precision: the measured error of a row is 0.2
+to 5 times u·κ². Past a limit the next safer kernel takes over, and a mixture never goes back, so
+that two kernels' roundings do not alternate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from dgmm.frame import Frame
+from dgmm.mixture import Mixture
+from dgmm.shapes import CovarianceShape
+
+__all__ = ["Frames", "Level", "condition", "safe_level"]
+
+
+class Level(IntEnum):
+    """Kernels, from the fastest to the safest."""
+
+    FLOAT32 = 0
+    FLOAT64 = 1
+    CENTRED = 2
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self is Level.FLOAT32 else "float64"
+
+
+_LIMITS = {Level.FLOAT32: 4e3, Level.FLOAT64: 1e8}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a fit.
+
+    Parameters
+    ----------
+    plain : Frame
+        The origin alone.
+    whitened : Frame
+        For float32 products of families whose features mix.
+    float32_fits : bool, default=True
+        False if the squares of the data would overflow float32.
+    """
+
+    plain: Frame
+    whitened: Frame
+    float32_fits: bool = True
+
+    def at(self, level: Level, shape: CovarianceShape) -> Frame:
+        """The frame of the feature kernel at a level."""
+        return self.whitened if level is Level.FLOAT32 and shape.uses_whitening() else self.plain
+
+
+def condition(mixture: Mixture, frame: Frame, *, quadratic: bool = True) -> float:
+    """κ² of a mixture in a frame; without the quadratic term, of its linear part alone."""
+    shape, k = mixture.family.shape, mixture.n_components
+    factor = shape.to_frame(mixture.factors, frame)
+    precision = mixture.family.per_component(shape.precision(shape.invert(factor)), k)
+    means = frame.points_to_frame(mixture.means)
+    if quadratic:
+        factor = mixture.family.per_component(factor, k)
+        return float(np.max(shape.condition(precision, factor, means)))
+    reach = np.max(np.abs(means), axis=0) + shape.spread(factor, mixture.n_features)
+    return float(np.max(np.abs(shape.times(precision, means)) @ reach))
+
+
+def safe_level(mixture: Mixture, frames: Frames, least: Level, *, quadratic: bool = True) -> Level:
+    """The fastest kernel, not below ``least``, that the mixture's conditioning allows."""
+    for level in (Level.FLOAT32, Level.FLOAT64):
+        if level < least or (level is Level.FLOAT32 and not frames.float32_fits):
+            continue
+        frame = frames.at(level, mixture.family.shape)
+        if condition(mixture, frame, quadratic=quadratic) <= _LIMITS[level]:
+            return level
+    return Level.CENTRED

@@ -1,0 +1,323 @@
+"""Tile kernels: log joint densities of a tile of rows, and weighted sums of its features.
+
+Both kernels have one signature. The feature kernel evaluates many mixtures that share a frame by
+two matrix products; the centred kernel evaluates one mixture about each component's own mean, at
+about twice the price, where the feature kernel would lose too many digits (:mod:`dgmm.guard`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType, SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+
+from dgmm.arrays import tile_rows
+from dgmm.features import Layout, fill_features
+from dgmm.frame import Frame
+from dgmm.mixture import Mixture, density_coefficients
+
+__all__ = ["CentredKernel", "CoefficientBlock", "FeatureKernel", "Kernel", "Member"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One mixture of a batch, as a kernel sees it.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the batch.
+    mixture : Mixture
+    quadratic : bool
+        False where a tied family goes without −½ zᵀ P z.
+    """
+
+    index: int
+    mixture: Mixture
+    quadratic: bool = True
+
+
+class Kernel(Protocol):
+    """Evaluates its members on one tile after another."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The mixtures that it evaluates."""
+        ...
+
+    @property
+    def frame(self) -> Frame:
+        """The coordinates of the sums."""
+        ...
+
+    def tile_rows(self, xp: ModuleType) -> int:
+        """Rows of a tile."""
+        ...
+
+    def workspace_bytes(self, xp: ModuleType) -> int:
+        """Bytes of :meth:`workspace`."""
+        ...
+
+    def workspace(self, xp: ModuleType) -> SimpleNamespace:
+        """Buffers for one thread."""
+        ...
+
+    def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
+        """Log joint densities (K, n_rows) of each member on rows ``x``, in the workspace."""
+        ...
+
+    def zeros(self, xp: ModuleType) -> list[Any]:
+        """Accumulators (K, n_moments) in float64, one for each member."""
+        ...
+
+    def accumulate(self, weights: list[Any], sums: list[Any], ws: Any, xp: ModuleType) -> None:
+        """Add the features of the rows that :meth:`log_joint` saw last, weighted, to ``sums``."""
+        ...
+
+
+@dataclass(frozen=True)
+class CoefficientBlock:
+    """Stacked coefficients of the members that use the same block of features.
+
+    Parameters
+    ----------
+    theta : array of shape (n_stacked, n_coefficients)
+        In the dtype of the products.
+    members : tuple of int
+        Positions in the kernel's members.
+    """
+
+    theta: Array
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FeatureKernel:
+    """L = Θ Φ and S = a Φᵀ for mixtures that share a frame and a dtype.
+
+    Parameters
+    ----------
+    frame : Frame
+    dtype : str
+        ``"float32"`` or ``"float64"``: of the features and products. Sums are merged in float64.
+    members : tuple of Member
+    blocks : tuple of CoefficientBlock
+    """
+
+    frame: Frame
+    dtype: str
+    members: tuple[Member, ...]
+    blocks: tuple[CoefficientBlock, ...]
+
+    @classmethod
+    def build(cls, members: list[Member], frame: Frame, dtype: str) -> FeatureKernel:
+        """Group members by the features they use."""
+        by_size: dict[int, list[tuple[int, Array]]] = {}
+        for position, member in enumerate(members):
+            theta = density_coefficients(member.mixture, frame, quadratic=member.quadratic)
+            # Finite, or the product would multiply −inf by the zeros that BLAS pads its tiles with.
+            theta[:, 0] = np.maximum(theta[:, 0], float(np.finfo(dtype).min) / 4)
+            by_size.setdefault(theta.shape[1], []).append((position, theta))
+        blocks = tuple(
+            CoefficientBlock(
+                np.concatenate([theta for _, theta in group]).astype(dtype),
+                tuple(position for position, _ in group),
+            )
+            for _, group in sorted(by_size.items())
+        )
+        return cls(frame, dtype, tuple(members), blocks)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.frame.n_features)
+
+    @property
+    def n_coefficients(self) -> int:
+        return max(block.theta.shape[1] for block in self.blocks)
+
+    @property
+    def n_stacked(self) -> int:
+        return sum(block.theta.shape[0] for block in self.blocks)
+
+    def tile_rows(self, xp: ModuleType) -> int:
+        itemsize = np.dtype(self.dtype).itemsize
+        return tile_rows(self.n_coefficients + self.n_stacked, itemsize, xp)
+
+    def workspace_bytes(self, xp: ModuleType) -> int:
+        rows, itemsize = self.tile_rows(xp), np.dtype(self.dtype).itemsize
+        tile = (self.n_coefficients + self.n_stacked + 8) * rows * itemsize
+        whitening = 16 * self.frame.n_features * rows if self.frame.is_matrix else 0
+        theta = sum(2 * block.theta.nbytes for block in self.blocks)
+        # NumPy casts through buffers of its own where the stored dtype is another.
+        return tile + whitening + theta
+
+    def workspace(self, xp: ModuleType) -> SimpleNamespace:
+        rows = self.tile_rows(xp)
+        features = xp.empty((self.n_coefficients, rows), dtype=self.dtype)
+        features[0] = 1.0
+        return SimpleNamespace(
+            features=features,
+            log_joint=xp.empty((self.n_stacked, rows), dtype=self.dtype),
+            theta=[xp.asarray(block.theta) for block in self.blocks],
+            products=[xp.empty(block.theta.shape, dtype=self.dtype) for block in self.blocks],
+            origin=xp.asarray(self.frame.origin),
+            whitening=xp.asarray(self.frame.inverse) if self.frame.is_matrix else None,
+            n_rows=0,
+        )
+
+    def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
+        self._load(x, ws, xp)
+        results: list[Any] = [None] * len(self.members)
+        start = 0
+        for block, theta in zip(self.blocks, ws.theta, strict=True):
+            stop = start + theta.shape[0]
+            joint = ws.log_joint[start:stop, : ws.n_rows]
+            xp.matmul(theta, ws.features[: theta.shape[1], : ws.n_rows], out=joint)
+            offset = 0
+            for position in block.members:
+                size = self.members[position].mixture.n_components
+                results[position] = joint[offset : offset + size]
+                offset += size
+            start = stop
+        return results
+
+    def _load(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> None:
+        """Build the features of the rows, whitened in float64 whatever the products are in."""
+        ws.n_rows = x.shape[0]
+        features = ws.features[:, : ws.n_rows]
+        z = features[self.layout.means]
+        if ws.whitening is not None:
+            centred = xp.subtract(x, ws.origin, dtype=np.float64)
+            z[...] = xp.matmul(ws.whitening, centred.T)
+        else:
+            narrow = self.dtype == "float32" and x.dtype.kind == "f" and x.dtype.itemsize <= 4
+            # Wider or integer rows lose nothing before the origin is off.
+            dtype = np.float32 if narrow else np.float64
+            xp.subtract(x.T, ws.origin.astype(dtype)[:, None], out=z, dtype=dtype, casting="unsafe")
+        fill_features(features, self.n_coefficients, self.layout, xp)
+
+    def zeros(self, xp: ModuleType) -> list[Any]:
+        sizes = {p: block.theta.shape[1] for block in self.blocks for p in block.members}
+        return [
+            xp.zeros((member.mixture.n_components, sizes[position]))
+            for position, member in enumerate(self.members)
+        ]
+
+    def accumulate(
+        self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, xp: ModuleType
+    ) -> None:
+        start = 0
+        for theta, block, product in zip(ws.theta, self.blocks, ws.products, strict=True):
+            stop = start + theta.shape[0]
+            stacked = ws.log_joint[start:stop, : ws.n_rows]
+            features = ws.features[: theta.shape[1], : ws.n_rows]
+            xp.matmul(stacked, features.T, out=product)
+            offset = 0
+            for position in block.members:
+                size = sums[position].shape[0]
+                sums[position] += product[offset : offset + size]
+                offset += size
+            start = stop
+
+
+@dataclass(frozen=True)
+class CentredKernel:
+    """y = W_k (x − μ_k) for each component of one mixture, in float64.
+
+    The sums are those of y: each component's own mean is the origin and its own factor the scale,
+    so neither far components nor thin covariances cost digits.
+
+    Parameters
+    ----------
+    member : Member
+    """
+
+    member: Member
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return (self.member,)
+
+    @cached_property
+    def frame(self) -> Frame:
+        mixture = self.member.mixture
+        family = mixture.family
+        factors = family.per_component(mixture.factors, mixture.n_components)
+        if factors.ndim == 1:
+            factors = np.repeat(factors[:, None], mixture.n_features, axis=1)
+        return Frame(mixture.means, np.array(factors))
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.frame.n_features)
+
+    def tile_rows(self, xp: ModuleType) -> int:
+        return tile_rows(4 * self.frame.n_features + self.member.mixture.n_components, 8, xp)
+
+    def workspace_bytes(self, xp: ModuleType) -> int:
+        rows, mixture = self.tile_rows(xp), self.member.mixture
+        tile = 8 * rows * (4 * mixture.n_features + mixture.n_components + 8)
+        return tile + 2 * self.frame.inverse.nbytes + 16 * mixture.n_features**2
+
+    def workspace(self, xp: ModuleType) -> SimpleNamespace:
+        mixture = self.member.mixture
+        shape = (mixture.n_features, self.tile_rows(xp))
+        return SimpleNamespace(
+            means=xp.asarray(mixture.means),
+            whitening=xp.asarray(self.frame.inverse),
+            constants=mixture.log_weights + mixture.log_normalizers,
+            log_joint=xp.empty((mixture.n_components, shape[1])),
+            white=xp.empty(shape),
+            weighted=xp.empty(shape),
+            x=None,
+        )
+
+    def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
+        ws.x = x
+        joint = ws.log_joint[:, : x.shape[0]]
+        for k in range(self.member.mixture.n_components):
+            white = self._whiten(k, ws, xp)
+            joint[k] = ws.constants[k] - 0.5 * xp.einsum("db,db->b", white, white)
+        return [joint]
+
+    def _whiten(self, k: int, ws: SimpleNamespace, xp: ModuleType) -> Any:
+        white = ws.white[:, : ws.x.shape[0]]
+        centred = xp.subtract(ws.x, ws.means[k], dtype=np.float64)
+        if self.frame.is_matrix:
+            return xp.matmul(ws.whitening[k], centred.T, out=white)
+        return xp.multiply(centred.T, ws.whitening[k][:, None], out=white)
+
+    def zeros(self, xp: ModuleType) -> list[Any]:
+        mixture = self.member.mixture
+        return [xp.zeros((mixture.n_components, mixture.family.shape.block(self.layout)))]
+
+    def accumulate(
+        self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, xp: ModuleType
+    ) -> None:
+        (weight,), (out,) = weights, sums
+        for k in range(weight.shape[0]):
+            # Whitened again rather than kept: K·D numbers a row would not fit the cache.
+            white = self._whiten(k, ws, xp)
+            weighted = xp.multiply(white, weight[k], out=ws.weighted[:, : white.shape[1]])
+            out[k, 0] += weight[k].sum()
+            out[k, self.layout.means] += weighted.sum(axis=1)
+            self._add_squares(out[k], white, weighted, xp)
+
+    def _add_squares(self, out: Any, white: Any, weighted: Any, xp: ModuleType) -> None:
+        layout, size = self.layout, out.shape[0]
+        if size < layout.full:
+            squares = xp.einsum("db,db->d", weighted, white)
+            out[layout.norm] += squares.sum()
+            if size == layout.diagonal:
+                out[layout.squares] += squares
+            return
+        product = xp.matmul(weighted, white.T)
+        rows, columns = layout.upper
+        out[layout.norm] += xp.trace(product)
+        out[layout.squares] += xp.diagonal(product)
+        out[layout.pairs] += product[rows, columns]

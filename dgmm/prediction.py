@@ -1,0 +1,108 @@
+"""Applying a fitted mixture to rows: in memory, lazily on Dask, or streamed into a Zarr array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dgmm.data.dataset import Dataset, Rows
+from dgmm.engine.choice import engine_for
+from dgmm.expectation import BatchPass, RowPass, plan_batch
+from dgmm.fitting import first_level
+from dgmm.guard import Frames, Level, safe_level
+from dgmm.mixture import Mixture, frame_of
+from dgmm.parameters import check_parameters
+
+__all__ = ["log_likelihood", "predict_rows"]
+
+Array = np.ndarray[Any, Any]
+
+
+def mixture_frames(mixture: Mixture) -> Frames:
+    """Frames for rows of which nothing is known but the mixture."""
+    return Frames(frame_of(mixture, "float64"), frame_of(mixture, "float32"))
+
+
+def _level(mixture: Mixture, frames: Frames, dataset: Dataset, wanted: str | None) -> Level:
+    return safe_level(mixture, frames, first_level(dataset.dtype, wanted))
+
+
+def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
+    """Total log-likelihood of the rows, in nats, and their total weight."""
+    parameters = check_parameters(estimator)
+    mixture = estimator.mixture_
+    frames = mixture_frames(mixture)
+    level = _level(mixture, frames, dataset, parameters.dtype)
+    task = BatchPass(plan_batch([mixture], [level], frames), device=parameters.device)
+    engine = engine_for(estimator.engine, dataset)
+    with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
+        (statistics,) = task.finish(session.run(task).total, [None]).members
+    return statistics.log_likelihood, statistics.weight
+
+
+def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any:
+    """Values of every row, in the kind of array that the caller works with.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Fitted.
+    dataset : Dataset
+    output : {"log_density", "responsibilities", "labels"}
+    out : path, URL, Zarr array or None
+    """
+    parameters = check_parameters(estimator)
+    mixture = estimator.mixture_
+    frames = mixture_frames(mixture)
+    level = _level(mixture, frames, dataset, parameters.dtype)
+    (kernel,) = plan_batch([mixture], [level], frames)
+    task = RowPass(kernel, output, estimator._face_dtype, parameters.device)
+    if out is None and not _in_memory(dataset):
+        return _lazy(task, dataset)
+    return _streamed(estimator, task, dataset, out, parameters.memory_limit)
+
+
+def _in_memory(dataset: Dataset) -> bool:
+    return all(block.is_resident for block in dataset.blocks)
+
+
+def _streamed(
+    estimator: Any, task: RowPass, dataset: Dataset, out: Any, memory_limit: int | None
+) -> Any:
+    shape = (dataset.n_rows, *task.value_shape)
+    engine = engine_for(estimator.engine, dataset)
+    with engine.session(dataset, memory_limit=memory_limit) as session:
+        if out is None:
+            values = np.empty(shape, task.value_dtype)
+            for first_row, part in session.stream(task):
+                values[first_row : first_row + len(part)] = part
+            return values
+        from dgmm.data.sink import open_sink
+
+        with open_sink(out, shape, task.value_dtype) as sink:
+            for _, part in session.stream(task):
+                sink.write(part)
+            return sink.array
+
+
+def _lazy(task: RowPass, dataset: Dataset) -> Any:
+    from dgmm.data.dask import to_dask
+
+    rows = to_dask(dataset)
+    meta = np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype)
+    chunks = (rows.chunks[0], *((n,) for n in task.value_shape))
+    drop = None if task.value_shape else 1
+    return rows.map_blocks(  # type: ignore[call-arg]
+        _evaluate_chunk,
+        task,
+        dtype=task.value_dtype,
+        chunks=chunks,
+        drop_axis=drop,
+        meta=meta,
+    )
+
+
+def _evaluate_chunk(x: Array, task: RowPass, block_info: Any = None) -> Array:
+    first_row = block_info[0]["array-location"][0][0] if block_info else 0
+    return task.evaluate(Rows(x, first_row=first_row), task.workspace())

@@ -1,0 +1,99 @@
+"""What a fit reports: events while it runs, and a record when it is done.
+
+Nothing here is part of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FitEvent", "FitRecord", "RestartRecord"]
+
+
+@dataclass(frozen=True)
+class FitEvent:
+    """One step of a fit, for progress displays.
+
+    Parameters
+    ----------
+    kind : {"profile", "initialize", "iteration", "retired", "done"}
+    iteration : int
+        Passes of the loop so far.
+    lower_bound : float
+        Of the best restart, per row, in nats.
+    change : float
+        Its gain over the iteration before.
+    active : int
+        Restarts still running.
+    message : str
+    """
+
+    kind: str
+    iteration: int = 0
+    lower_bound: float = float("-inf")
+    change: float = float("inf")
+    active: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RestartRecord:
+    """How one restart went.
+
+    Parameters
+    ----------
+    status : {"converged", "max_iter", "retired"}
+    n_iter : int
+    lower_bound : float
+        Per row, in nats; −inf if no iteration was done.
+    lower_bounds : tuple of float
+        Before each M-step.
+    kernel : str
+        The safest kernel it needed: ``float32``, ``float64`` or ``centred``.
+    reason : str
+        Why it was retired, empty otherwise.
+    """
+
+    status: str
+    n_iter: int
+    lower_bound: float
+    lower_bounds: tuple[float, ...]
+    kernel: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """How a fit went: ``record_`` of a fitted estimator.
+
+    Parameters
+    ----------
+    rows : int
+    passes : int
+        Over the data, the profile included.
+    block_reads, bytes_read : int
+        From the source; blocks that were in memory do not count.
+    nodes_received : int
+        Most tree nodes that the driver received in a pass.
+    seconds : float
+        Wall time of the fit.
+    peak_memory : int
+        Bytes of resident memory above what the process used when the fit began to be possible
+        (dgmm imported); of this process.
+    engine, device : str
+    restarts : tuple of RestartRecord
+    notes : tuple of str
+        What a user should know: constant columns, empty components, safer kernels.
+    """
+
+    rows: int
+    passes: int
+    block_reads: int
+    bytes_read: int
+    nodes_received: int
+    seconds: float
+    peak_memory: int
+    engine: str
+    device: str
+    restarts: tuple[RestartRecord, ...]
+    notes: tuple[str, ...]

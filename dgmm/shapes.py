@@ -1,0 +1,349 @@
+"""How a covariance is stored: as a matrix, as a diagonal, as one number.
+
+A shape knows how its covariances are factored, which features their densities are linear in, and
+how second moments become a covariance. Shapes are stateless; the families
+(:mod:`dgmm.covariance`) combine them with tying.
+
+Notation: ``R`` is the factor of a covariance in the coordinates of the frame (Σ = R Rᵀ there),
+``W`` its inverse, ``P = Wᵀ W`` the precision. Leading axes are components; tied families have none.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from dgmm.features import Layout, pack_symmetric, unpack_symmetric
+from dgmm.frame import Frame, invert_lower
+
+__all__ = ["DIAGONAL", "MATRIX", "SCALAR", "CovarianceShape"]
+
+Array = np.ndarray[Any, Any]
+
+
+class CovarianceShape(ABC):
+    """How a covariance is stored, factored and estimated. Stateless."""
+
+    @abstractmethod
+    def trailing(self, n_features: int) -> tuple[int, ...]:
+        """Shape of one covariance."""
+
+    @abstractmethod
+    def n_free(self, n_features: int) -> int:
+        """Number of free parameters of one covariance."""
+
+    @abstractmethod
+    def block(self, layout: Layout) -> int:
+        """Size of the leading block of features that the density is linear in."""
+
+    @abstractmethod
+    def divisor(self, n_features: int) -> int:
+        """p: how many squares are summed into each stored number (D for a trace)."""
+
+    @abstractmethod
+    def factorise(self, covariances: Array) -> Array:
+        """Cholesky factors; NaN where a covariance is not positive definite."""
+
+    @abstractmethod
+    def half_log_det(self, factors: Array, n_features: int) -> Array:
+        """½ log det Σ from the factors."""
+
+    @abstractmethod
+    def to_frame(self, factors: Array, frame: Frame) -> Array:
+        """R: the factors in the coordinates of the frame."""
+
+    @abstractmethod
+    def invert(self, factors: Array) -> Array:
+        """W: inverses of factors."""
+
+    @abstractmethod
+    def precision(self, whitener: Array) -> Array:
+        """P = Wᵀ W."""
+
+    @abstractmethod
+    def times(self, matrix: Array, vectors: Array) -> Array:
+        """Products of a stored matrix (W or P) with vectors (..., D)."""
+
+    @abstractmethod
+    def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
+        """Coefficients of the quadratic features in −½ zᵀ P z: (..., block − linear)."""
+
+    @abstractmethod
+    def condition(self, precision: Array, factor: Array, means: Array) -> Array:
+        """κ² = Σ_ij |P_ij| (σ_i σ_j + |m_i| |m_j|), the factor by which a density loses digits."""
+
+    @abstractmethod
+    def second_moments(self, moments: Array, layout: Layout) -> Array:
+        """Raw second moments in the frame, in the stored shape, from packed moments (..., F)."""
+
+    @abstractmethod
+    def outer(self, vectors: Array) -> Array:
+        """v vᵀ in the stored shape."""
+
+    @abstractmethod
+    def scatter_from_frame(self, scatters: Array, frame: Frame) -> Array:
+        """Scatters in input units from scatters in the frame."""
+
+    @abstractmethod
+    def project(self, matrix: Array) -> Array:
+        """Π: dense symmetric matrices (..., D, D) in the stored shape."""
+
+    @abstractmethod
+    def dense(self, covariances: Array, n_features: int) -> Array:
+        """Covariances as dense matrices (..., D, D)."""
+
+    @abstractmethod
+    def trace_product(self, precision: Array, scatter: Array) -> Array:
+        """tr(P S) for a scatter in the stored shape."""
+
+    @abstractmethod
+    def add_to_diagonal(self, covariances: Array, value: float) -> Array:
+        """Covariances with ``value`` added to their diagonals."""
+
+    @abstractmethod
+    def clip(self, covariances: Array, floor: float) -> Array:
+        """Covariances whose eigenvalues are at least ``floor``."""
+
+    @abstractmethod
+    def uses_whitening(self) -> bool:
+        """True if a whitened frame conditions this shape better (it then mixes features)."""
+
+    @abstractmethod
+    def spread(self, factors: Array, n_features: int) -> Array:
+        """σ: standard deviations per feature from the factors, (..., D)."""
+
+
+class _Matrix(CovarianceShape):
+    """A symmetric matrix."""
+
+    def trailing(self, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def n_free(self, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def block(self, layout: Layout) -> int:
+        return layout.full
+
+    def divisor(self, n_features: int) -> int:
+        return 1
+
+    def factorise(self, covariances: Array) -> Array:
+        flat = covariances.reshape(-1, *covariances.shape[-2:])
+        return np.array([_cholesky_or_nan(one) for one in flat]).reshape(covariances.shape)
+
+    def half_log_det(self, factors: Array, n_features: int) -> Array:
+        return np.log(np.einsum("...ii->...i", factors)).sum(-1)
+
+    def to_frame(self, factors: Array, frame: Frame) -> Array:
+        if frame.factor is None:
+            return factors
+        if not frame.is_matrix:
+            return factors * frame.inverse[..., :, None]
+        if frame.is_per_component:
+            return frame.inverse @ factors
+        # A triangular solve with one right-hand side of all components is exact where the product
+        # with an explicit inverse would lose digits to its condition.
+        stacked = np.moveaxis(factors, -2, 0).reshape(frame.n_features, -1)
+        solved = solve_triangular(frame.factor, stacked, lower=True, check_finite=False)
+        shape = (frame.n_features, *factors.shape[:-2], frame.n_features)
+        return np.moveaxis(solved.reshape(shape), 0, -2)
+
+    def invert(self, factors: Array) -> Array:
+        return invert_lower(factors)
+
+    def precision(self, whitener: Array) -> Array:
+        return np.swapaxes(whitener, -1, -2) @ whitener
+
+    def times(self, matrix: Array, vectors: Array) -> Array:
+        return np.einsum("...ij,...j->...i", matrix, vectors)
+
+    def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
+        diagonal, pairs = pack_symmetric(precision, layout)
+        norm = np.zeros((*diagonal.shape[:-1], 1))
+        return np.concatenate([norm, -0.5 * diagonal, -pairs], axis=-1)
+
+    def condition(self, precision: Array, factor: Array, means: Array) -> Array:
+        size, mean = np.abs(precision), np.abs(means)
+        sigma = self.spread(factor, factor.shape[-1])
+        spread = np.einsum("...i,...ij,...j->...", sigma, size, sigma)
+        return spread + np.einsum("...i,...ij,...j->...", mean, size, mean)
+
+    def second_moments(self, moments: Array, layout: Layout) -> Array:
+        return unpack_symmetric(moments[..., layout.squares], moments[..., layout.pairs], layout)
+
+    def outer(self, vectors: Array) -> Array:
+        return vectors[..., :, None] * vectors[..., None, :]
+
+    def scatter_from_frame(self, scatters: Array, frame: Frame) -> Array:
+        if frame.factor is None:
+            return scatters
+        if frame.is_matrix:
+            mapped = frame.factor @ scatters @ np.swapaxes(frame.factor, -1, -2)
+            return 0.5 * (mapped + np.swapaxes(mapped, -1, -2))
+        return scatters * self.outer(frame.factor)
+
+    def project(self, matrix: Array) -> Array:
+        return matrix
+
+    def dense(self, covariances: Array, n_features: int) -> Array:
+        return covariances
+
+    def trace_product(self, precision: Array, scatter: Array) -> Array:
+        return np.einsum("...ij,...ij->...", precision, scatter)
+
+    def add_to_diagonal(self, covariances: Array, value: float) -> Array:
+        return covariances + value * np.eye(covariances.shape[-1])
+
+    def clip(self, covariances: Array, floor: float) -> Array:
+        values, vectors = np.linalg.eigh(covariances)
+        return (vectors * np.maximum(values, floor)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+
+    def uses_whitening(self) -> bool:
+        return True
+
+    def spread(self, factors: Array, n_features: int) -> Array:
+        return np.sqrt(np.einsum("...ij,...ij->...i", factors, factors))
+
+
+class _Elementwise(CovarianceShape):
+    """What a diagonal and a single variance share: arithmetic by element."""
+
+    def factorise(self, covariances: Array) -> Array:
+        valid = np.isfinite(covariances) & (covariances > 0)
+        return np.sqrt(np.where(valid, covariances, np.nan))
+
+    def invert(self, factors: Array) -> Array:
+        return 1.0 / factors
+
+    def precision(self, whitener: Array) -> Array:
+        return whitener**2
+
+    def add_to_diagonal(self, covariances: Array, value: float) -> Array:
+        return covariances + value
+
+    def clip(self, covariances: Array, floor: float) -> Array:
+        return np.maximum(covariances, floor)
+
+    def uses_whitening(self) -> bool:
+        return False
+
+
+class _Diagonal(_Elementwise):
+    """One variance per feature."""
+
+    def trailing(self, n_features: int) -> tuple[int, ...]:
+        return (n_features,)
+
+    def n_free(self, n_features: int) -> int:
+        return n_features
+
+    def block(self, layout: Layout) -> int:
+        return layout.diagonal
+
+    def divisor(self, n_features: int) -> int:
+        return 1
+
+    def half_log_det(self, factors: Array, n_features: int) -> Array:
+        return np.log(factors).sum(-1)
+
+    def to_frame(self, factors: Array, frame: Frame) -> Array:
+        return factors if frame.factor is None else factors * frame.inverse
+
+    def times(self, matrix: Array, vectors: Array) -> Array:
+        return matrix * vectors
+
+    def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
+        norm = np.zeros((*precision.shape[:-1], 1))
+        return np.concatenate([norm, -0.5 * precision], axis=-1)
+
+    def condition(self, precision: Array, factor: Array, means: Array) -> Array:
+        return np.sum(precision * (factor**2 + means**2), axis=-1)
+
+    def second_moments(self, moments: Array, layout: Layout) -> Array:
+        return moments[..., layout.squares]
+
+    def outer(self, vectors: Array) -> Array:
+        return vectors**2
+
+    def scatter_from_frame(self, scatters: Array, frame: Frame) -> Array:
+        return scatters if frame.factor is None else scatters * frame.factor**2
+
+    def project(self, matrix: Array) -> Array:
+        return np.einsum("...ii->...i", matrix)
+
+    def dense(self, covariances: Array, n_features: int) -> Array:
+        return covariances[..., :, None] * np.eye(n_features)
+
+    def trace_product(self, precision: Array, scatter: Array) -> Array:
+        return np.sum(precision * scatter, axis=-1)
+
+    def spread(self, factors: Array, n_features: int) -> Array:
+        return factors
+
+
+class _Scalar(_Elementwise):
+    """One variance for all features. Frames must scale all features alike."""
+
+    def trailing(self, n_features: int) -> tuple[int, ...]:
+        return ()
+
+    def n_free(self, n_features: int) -> int:
+        return 1
+
+    def block(self, layout: Layout) -> int:
+        return layout.scalar
+
+    def divisor(self, n_features: int) -> int:
+        return n_features
+
+    def half_log_det(self, factors: Array, n_features: int) -> Array:
+        return n_features * np.log(factors)
+
+    def to_frame(self, factors: Array, frame: Frame) -> Array:
+        return factors if frame.factor is None else factors * frame.inverse[..., 0]
+
+    def times(self, matrix: Array, vectors: Array) -> Array:
+        return np.asarray(matrix)[..., None] * vectors
+
+    def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
+        return -0.5 * np.asarray(precision)[..., None]
+
+    def condition(self, precision: Array, factor: Array, means: Array) -> Array:
+        return precision * (means.shape[-1] * factor**2 + np.sum(means**2, axis=-1))
+
+    def second_moments(self, moments: Array, layout: Layout) -> Array:
+        return moments[..., layout.norm]
+
+    def outer(self, vectors: Array) -> Array:
+        return np.sum(vectors**2, axis=-1)
+
+    def scatter_from_frame(self, scatters: Array, frame: Frame) -> Array:
+        return scatters if frame.factor is None else scatters * frame.factor[..., 0] ** 2
+
+    def project(self, matrix: Array) -> Array:
+        return np.einsum("...ii->...", matrix)
+
+    def dense(self, covariances: Array, n_features: int) -> Array:
+        return np.asarray(covariances)[..., None, None] * np.eye(n_features)
+
+    def trace_product(self, precision: Array, scatter: Array) -> Array:
+        return precision * scatter
+
+    def spread(self, factors: Array, n_features: int) -> Array:
+        return np.repeat(np.asarray(factors)[..., None], n_features, axis=-1)
+
+
+def _cholesky_or_nan(matrix: Array) -> Array:
+    try:
+        if np.all(np.isfinite(matrix)):
+            return np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        pass
+    return np.full_like(matrix, np.nan)
+
+
+MATRIX, DIAGONAL, SCALAR = _Matrix(), _Diagonal(), _Scalar()

@@ -1,0 +1,129 @@
+"""Zarr in a bucket, served by moto on this machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+
+from dgmm.data.opening import open_dataset
+from dgmm.data.sink import open_sink
+from dgmm.errors import InvalidParameterError, MissingChunkError, SourceError
+from dgmm.testing.sources import SourceSuite, read_all, travelled
+
+pytest.importorskip("s3fs", reason="s3fs is not installed")
+moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+
+SECRET = "a-secret-access-key"  # noqa: S105 (of a server that lives for this module)
+BUCKET = "rows"
+
+
+@pytest.fixture(scope="module")
+def options():
+    import boto3
+
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "an-access-key", "aws_secret_access_key": SECRET}
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket=BUCKET)
+    yield {
+        "key": keys["aws_access_key_id"],
+        "secret": SECRET,
+        "client_kwargs": {"endpoint_url": endpoint, "region_name": "us-east-1"},
+        "use_listings_cache": False,
+    }
+    server.stop()
+
+
+def write(url, options, values, **kwargs):
+    array = zarr.create_array(
+        url,
+        storage_options=options,
+        shape=values.shape,
+        dtype=values.dtype,
+        overwrite=True,
+        **{"chunks": (50, 5), **kwargs},
+    )
+    array[:] = values
+    return array
+
+
+class TestBucket(SourceSuite):
+    dtypes = ("f4", ">f8")
+
+    @pytest.fixture(autouse=True)
+    def _server(self, options):
+        self.options = options
+
+    def store(self, values, place):
+        write(f"s3://{BUCKET}/{place.name}/x", self.options, values)
+        return f"s3://{BUCKET}/{place.name}/x"
+
+    def open(self, source, block_bytes):
+        return open_dataset(source, block_bytes=block_bytes, storage_options=self.options)
+
+
+class TestBucketArray(TestBucket):
+    def store(self, values, place):
+        return write(f"s3://{BUCKET}/{place.name}/x", self.options, values)
+
+    def open(self, source, block_bytes):
+        return open_dataset(source, block_bytes=block_bytes)
+
+
+def test_missing_chunk(options):
+    url = f"s3://{BUCKET}/gaps"
+    values = np.ones((100, 5))
+    array = write(url, options, values[:0], chunks=(10, 5), shards=(50, 5))
+    array.resize((100, 5))
+    array[:70] = 1
+    with pytest.raises(MissingChunkError, match=rf"{url}: chunk \(7, 0\) in shard c/1/0") as caught:
+        read_all(open_dataset(url, storage_options=options))
+    assert SECRET not in str(caught.value)
+
+
+def test_nothing_shows_the_secret(options):
+    url = f"s3://{BUCKET}/shown"
+    array = write(url, options, np.ones((100, 5)))
+    for dataset in (open_dataset(url, storage_options=options), open_dataset(array)):
+        shown = repr(dataset) + dataset.fingerprint + dataset.blocks[0].name
+        assert SECRET not in shown
+        assert options["key"] not in shown
+        assert read_all(travelled(dataset)).sum() == 500
+
+
+def test_the_fingerprint_is_that_of_the_data_not_of_the_key(options):
+    url = f"s3://{BUCKET}/keys"
+    write(url, options, np.ones((100, 5)))
+    other = {**options, "secret": "another-secret-key"}
+    one, two = (open_dataset(url, storage_options=o).fingerprint for o in (options, other))
+    assert one == two
+
+
+def test_no_such_array(options):
+    with pytest.raises(SourceError, match="s3://rows/nowhere: not a Zarr array") as caught:
+        open_dataset(f"s3://{BUCKET}/nowhere", storage_options=options)
+    assert SECRET not in str(caught.value)
+
+
+def test_sink(options):
+    url = f"s3://{BUCKET}/out"
+    with open_sink(url, (25, 2), "f4", chunk_rows=10, storage_options=options) as sink:
+        sink.write(np.ones((13, 2)))
+        sink.write(np.ones((12, 2)))
+    assert read_all(open_dataset(url, storage_options=options)).sum() == 50
+
+
+def test_sink_replaces_arrays_alone(options):
+    url = f"s3://{BUCKET}/kept"
+    write(f"{url}/x", options, np.ones((10, 5)))
+    zarr.create_group(url, storage_options=options)
+    with pytest.raises(InvalidParameterError, match="kept exists and is not a Zarr array"):
+        open_sink(url, (25, 2), "f4", storage_options=options, overwrite=True)
+    with pytest.raises(InvalidParameterError, match="pass overwrite=True"):
+        open_sink(f"{url}/x", (25, 2), "f4", storage_options=options)
+    sink = open_sink(f"{url}/x", (25, 2), "f4", storage_options=options, overwrite=True)
+    assert sink.array.shape == (25, 2)
