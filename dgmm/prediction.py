@@ -93,8 +93,8 @@ def _lazy(task: RowPass, dataset: Dataset) -> Any:
     meta = np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype)
     chunks = (rows.chunks[0], *((n,) for n in task.value_shape))
     drop = None if task.value_shape else 1
-    return rows.map_blocks(  # type: ignore[call-arg]
-        _evaluate_chunk,
+    return rows.map_blocks(
+        _evaluate_chunk,  # type: ignore[arg-type]
         task,
         dtype=task.value_dtype,
         chunks=chunks,

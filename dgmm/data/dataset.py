@@ -18,10 +18,21 @@ import numpy as np
 
 from dgmm.errors import InvalidDataError, InvalidDtypeError
 
-__all__ = ["DEFAULT_BLOCK_BYTES", "Block", "Dataset", "Part", "Rows", "check_dtype"]
+__all__ = [
+    "DEFAULT_BLOCK_BYTES",
+    "RESIDENT_BLOCK_BYTES",
+    "Block",
+    "Dataset",
+    "Part",
+    "Rows",
+    "check_dtype",
+]
 
 # 16 MiB keeps a thread busy for many tiles and lets a 256 MiB limit hold several blocks.
 DEFAULT_BLOCK_BYTES = 16 * 2**20
+
+# Rows in memory cost nothing to read: parts of a few tiles keep all threads busy to the end.
+RESIDENT_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)

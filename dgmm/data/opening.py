@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
-from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, Dataset
+from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, RESIDENT_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
 from dgmm.sizes import parse_bytes
@@ -25,14 +25,24 @@ _ACCEPTED = (
 
 @dataclass(frozen=True)
 class _Options:
-    block_bytes: int
+    asked_bytes: int | None
     on_missing_chunk: str
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a block that has to be read."""
+        return self.asked_bytes or DEFAULT_BLOCK_BYTES
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of a block that is in memory."""
+        return self.asked_bytes or RESIDENT_BLOCK_BYTES
 
 
 def open_dataset(
     source: Any,
     *,
-    block_bytes: SupportsIndex | str = DEFAULT_BLOCK_BYTES,
+    block_bytes: SupportsIndex | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     on_missing_chunk: str = "raise",
 ) -> Dataset:
@@ -50,9 +60,10 @@ def open_dataset(
         - a ``dask.array.Array``, persisted or not;
         - a data frame: anything with ``columns`` and ``to_numpy()``;
         - a :class:`~dgmm.data.dataset.Dataset`, returned as it is.
-    block_bytes : int or str, default=16 MiB
+    block_bytes : int or str, optional
         About how much to read at a time, as a number or as in ``"16MiB"``. Stored chunks are
-        joined up to it; a larger chunk is read whole.
+        joined up to it; a larger chunk is read whole. By default 16 MiB, and 1 MiB for rows in
+        memory, which cost nothing to read and are better shared among threads in small parts.
     storage_options : dict, optional
         Options for fsspec, for a URL. Never shown.
     on_missing_chunk : {'raise', 'fill'}, default='raise'
@@ -80,7 +91,9 @@ def open_dataset(
         raise InvalidParameterError(
             f"on_missing_chunk must be 'raise' or 'fill', got {on_missing_chunk!r}"
         )
-    options = _Options(parse_bytes(block_bytes, "block_bytes"), on_missing_chunk)
+    options = _Options(
+        None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"), on_missing_chunk
+    )
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | os.PathLike):
@@ -140,11 +153,13 @@ def _sparse(_source: Any, _options: _Options) -> Dataset:
 
 
 def _table(source: Any, options: _Options) -> Dataset:
-    return open_table(source, options.block_bytes)
+    return open_table(source, options.resident_bytes)
 
 
 def _array(source: Any, options: _Options) -> Dataset:
-    return open_array(source, options.block_bytes)
+    # A memory map is rows in a file, which have to be read.
+    is_map = isinstance(source, np.memmap)
+    return open_array(source, options.block_bytes if is_map else options.resident_bytes)
 
 
 def _from_zarr(source: Any) -> bool:

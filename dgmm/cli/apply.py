@@ -1,0 +1,76 @@
+"""``dgmm predict`` and ``dgmm score``: a model file on rows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dgmm.cli.opening import open_model, open_rows
+from dgmm.cli.options import check_parent, data_options, engine_options, talk_options
+from dgmm.cli.output import print_json
+
+__all__ = ["predict", "score"]
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("--out", required=True, help="The Zarr array to write (path or URL).")
+@click.option("--proba", is_flag=True, help="Responsibilities, of shape (rows, components).")
+@click.option("--scores", is_flag=True, help="Log-densities, of shape (rows,).")
+@data_options
+@engine_options
+@talk_options
+def predict(model: Path, proba: bool, scores: bool, **options: Any) -> None:
+    """Write the component of each row of DATA to a Zarr array.
+
+    Rows are streamed: neither DATA nor the result has to fit in memory.
+    """
+    if proba and scores:
+        raise click.UsageError("--proba and --scores exclude each other")
+    check_parent(options["out"])
+    started = time.perf_counter()
+    kind = "proba" if proba else "scores" if scores else "labels"
+    with open_model(model, options) as estimator:
+        dataset = open_rows(options)
+        methods = {
+            "labels": estimator.predict,
+            "proba": estimator.predict_proba,
+            "scores": estimator.score_samples,
+        }
+        methods[kind](dataset, out=options["out"])
+    print_json(
+        {
+            "model": str(model),
+            "out": options["out"],
+            "kind": kind,
+            "rows": dataset.n_rows,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+    )
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@data_options
+@engine_options
+@talk_options
+def score(model: Path, **options: Any) -> None:
+    """Print the log-likelihood per row, the BIC and the AIC of a model on DATA."""
+    started = time.perf_counter()
+    with open_model(model, options) as estimator:
+        evaluation = estimator.evaluate(open_rows(options))
+    print_json(
+        {
+            "model": str(model),
+            "rows": evaluation.rows,
+            "log_likelihood": evaluation.log_likelihood,
+            "bic": evaluation.bic,
+            "aic": evaluation.aic,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+    )

@@ -1,0 +1,137 @@
+"""``dgmm fit``: rows in, a model file out, and the JSON line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dgmm.cli.engines import open_engine
+from dgmm.cli.opening import open_rows
+from dgmm.cli.options import Talk, check_out, data_options, engine_options, talk_options
+from dgmm.cli.output import print_json, print_line
+from dgmm.cli.progress import follow
+
+__all__ = ["fit"]
+
+
+def _out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    del ctx, param
+    return None if value is None else check_out(value)
+
+
+@click.command()
+@click.argument("data")
+@click.option("-k", "--n-components", type=click.IntRange(min=1), required=True)
+@click.option(
+    "--covariance-type",
+    default="full",
+    show_default=True,
+    help="full, diag, spherical, tied (tied_full), tied_diag or tied_spherical.",
+)
+@click.option(
+    "--n-init", type=click.IntRange(min=1), default=1, show_default=True, help="Restarts."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    help="Stop when the lower bound per row changes by less.",
+)
+@click.option(
+    "--reg-covar",
+    type=click.FloatRange(min=0),
+    default=1e-6,
+    show_default=True,
+    help="Added to the diagonal of covariances.",
+)
+@click.option("--max-iter", type=click.IntRange(min=0), default=100, show_default=True)
+@click.option(
+    "--init-params",
+    default="kmeans",
+    show_default=True,
+    help="kmeans, k-means++, random or random_from_data.",
+)
+@click.option("--dtype", help="float32 or float64; by default that of the data.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=_out,
+    help="The model file to write.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    callback=_out,
+    help="An HTML page about the fit to write.",
+)
+@data_options
+@engine_options
+@talk_options
+@click.pass_obj
+def fit(talk: Talk, /, **options: Any) -> None:
+    """Fit a mixture of Gaussians to DATA and write it to a model file.
+
+    DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features). The last
+    line on standard output is one JSON object; its passes count the one that measures the
+    log-likelihood (per row) and the BIC of the final model.
+    """
+    started = time.perf_counter()
+    model, evaluation = _fit(talk, options)
+    model.save(options["out"])
+    if options["report"] is not None:
+        from dgmm.report import write_report
+
+        write_report(options["report"], model, evaluation=evaluation)
+    if not talk.quiet:
+        for note in model.record_.notes:
+            print_line(f"note: {note}")
+    print_json(
+        {
+            "model": str(options["out"]),
+            "rows": evaluation.rows,
+            "iterations": model.n_iter_,
+            "passes": model.record_.passes + 1,
+            "converged": model.converged_,
+            "log_likelihood": evaluation.log_likelihood,
+            "bic": evaluation.bic,
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory": model.record_.peak_memory,
+        }
+    )
+
+
+def _fit(talk: Talk, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The fitted estimator, and the evaluation of its final parameters on the same rows."""
+    dataset = open_rows(options)
+    where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
+    with open_engine(**where) as engine:
+        model = _estimator(engine, options)
+        with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
+            model._on_event = on_event
+            model.fit(dataset)
+        return model, model.evaluate(dataset)
+
+
+def _estimator(engine: Any, options: dict[str, Any]) -> Any:
+    from dgmm.estimator import GaussianMixture
+
+    names = (
+        "n_components",
+        "covariance_type",
+        "tol",
+        "reg_covar",
+        "max_iter",
+        "n_init",
+        "init_params",
+        "device",
+        "dtype",
+        "memory_limit",
+    )
+    given = {name: options[name] for name in names}
+    return GaussianMixture(**given, random_state=options["seed"], engine=engine)

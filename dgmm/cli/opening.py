@@ -1,0 +1,38 @@
+"""From arguments to the rows and the model that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgmm.cli.engines import open_engine
+
+if TYPE_CHECKING:
+    from dgmm.data.dataset import Dataset
+
+__all__ = ["open_model", "open_rows"]
+
+
+def open_rows(options: Mapping[str, Any]) -> Dataset:
+    """The dataset that DATA and the data options name."""
+    from dgmm.data.opening import open_dataset
+
+    given = {"on_missing_chunk": options["on_missing_chunk"]}
+    # Left out, the library's own default holds.
+    if options["block_bytes"] is not None:
+        given["block_bytes"] = options["block_bytes"]
+    return open_dataset(options["data"], **given)
+
+
+@contextmanager
+def open_model(path: Path, options: Mapping[str, Any]) -> Iterator[Any]:
+    """The estimator in a model file, on the engine that the options ask for."""
+    from dgmm.estimator import GaussianMixture
+
+    model = GaussianMixture.load(path, device=options["device"])
+    where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
+    with open_engine(**where) as engine:
+        model.set_params(engine=engine, memory_limit=options["memory_limit"])
+        yield model

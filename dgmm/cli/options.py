@@ -1,0 +1,141 @@
+"""The options that commands share: where rows come from, where passes run, how much is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dgmm.errors import InvalidParameterError
+from dgmm.sizes import parse_bytes
+
+__all__ = [
+    "Talk",
+    "check_out",
+    "check_parent",
+    "data_options",
+    "engine_options",
+    "size",
+    "talk_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Talk:
+    """How much a command says; the object of click's context."""
+
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+
+def size(value: str) -> int:
+    """Bytes, as ``16777216`` or ``512MiB``; a type for click."""
+    try:
+        return parse_bytes(value)
+    except InvalidParameterError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def data_options(command: F) -> F:
+    """How rows are read."""
+    return _with(
+        command,
+        click.option(
+            "--block-bytes",
+            type=size,
+            help="Bytes read at a time, e.g. 16MiB. Part of what makes a result repeatable.",
+        ),
+        click.option(
+            "--on-missing-chunk",
+            type=click.Choice(["raise", "fill"]),
+            default="raise",
+            show_default=True,
+            help="A chunk that was never written: an error, or the store's fill value.",
+        ),
+    )
+
+
+def engine_options(command: F) -> F:
+    """Where passes run, and in how much memory."""
+    return _with(
+        command,
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "dask"]),
+            help="Threads of this process (default), or a Dask cluster.",
+        ),
+        click.option(
+            "--n-threads", type=click.IntRange(min=1), help="Threads of the local engine."
+        ),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="A running Dask scheduler, e.g. tls://host:8786. Implies --engine dask.",
+        ),
+        click.option(
+            "--n-workers",
+            type=click.IntRange(min=1),
+            help="Start a Dask cluster of so many processes here. Implies --engine dask.",
+        ),
+        click.option(
+            "--memory-limit",
+            type=size,
+            help="Memory of each process above what Python and its libraries take, e.g. 512MiB.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda or cuda:0, cuda:1, ...",
+        ),
+    )
+
+
+def talk_options(command: F) -> F:
+    """How much is said."""
+    return _with(
+        command,
+        _flag("quiet", "-q", "--quiet", help="Say nothing but errors."),
+        _flag("verbose", "-v", "--verbose", help="Show every iteration, in lines."),
+        _flag("debug", "--debug", help="Show the traceback of an error."),
+    )
+
+
+def check_parent(out: str | Path) -> None:
+    """Refuse, before hours of work, an output in a directory that is not there."""
+    if "://" not in str(out) and not Path(out).absolute().parent.is_dir():
+        raise click.BadParameter(f"the directory {Path(out).parent} does not exist")
+
+
+def check_out(path: Path) -> Path:
+    """The same for a file."""
+    check_parent(path)
+    if path.is_dir():
+        raise click.BadParameter(f"{path} is a directory; name a file in it")
+    return path
+
+
+def _flag(field: str, *names: str, help: str) -> Callable[[F], F]:  # noqa: A002 (click's name)
+    """An option that sets a field of :class:`Talk`, wherever in the command it stands."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        del param
+        if value:
+            setattr(ctx.ensure_object(Talk), field, True)
+
+    return click.option(
+        *names, is_flag=True, is_eager=True, expose_value=False, callback=remember, help=help
+    )
+
+
+def _with(command: F, *options: Callable[[F], F]) -> F:
+    # click lists options in reverse order of their application.
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,121 @@
+"""How the restarts of a fit went: curves, and a table with those that were retired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+
+from dgmm.record import FitRecord, RestartRecord
+from dgmm.report.charts import Line, Reference, line_chart
+from dgmm.report.wording import decimal
+
+__all__ = ["Convergence", "RestartRow", "convergence_of", "restart_rows"]
+
+_STATUS = {"converged": "converged", "max_iter": "stopped at max_iter", "retired": "retired"}
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Charts of the lower bound and of its gains, and the numbers of the restart that was kept."""
+
+    bounds: Markup
+    gains: Markup
+    iterations: tuple[tuple[int, str, str], ...]
+    n_restarts: int
+    has_retired: bool
+
+
+@dataclass(frozen=True)
+class RestartRow:
+    """A restart's line in the table."""
+
+    index: int
+    is_chosen: bool
+    status: str
+    n_iter: int
+    lower_bound: str
+    kernel: str
+    reason: str
+
+
+def convergence_of(model: Any, record: FitRecord | None) -> Convergence | None:
+    """Curves of every restart, the one that was kept on top; None if there was no iteration."""
+    if record is None or not any(one.lower_bounds for one in record.restarts):
+        return None
+    chosen = _chosen(model, record.restarts)
+    # The curve drawn last lies on top of the others.
+    order = sorted(range(len(record.restarts)), key=lambda i: i == chosen)
+    roles = {i: _role(record.restarts[i], is_chosen=i == chosen) for i in order}
+    bounds = {i: record.restarts[i].lower_bounds for i in order}
+    kept = bounds[chosen] if chosen is not None else ()
+    return Convergence(
+        line_chart(
+            [Line(f"restart {i}", bounds[i], roles[i]) for i in order],
+            title="Lower bound per row over the iterations of each restart",
+            x_label="iteration",
+            y_label="lower bound, nats per row",
+        ),
+        line_chart(
+            # The first iteration gains on nothing.
+            [Line(f"restart {i}", [float("nan"), *_gains(bounds[i])], roles[i]) for i in order],
+            title="Gain of the lower bound over the iteration before, for each restart",
+            x_label="iteration",
+            y_label="gain, nats per row",
+            is_log=True,
+            reference=Reference("tol", model.tol) if model.tol > 0 else None,
+        ),
+        _iterations(kept),
+        len(record.restarts),
+        any(one.status == "retired" for one in record.restarts),
+    )
+
+
+def restart_rows(model: Any, record: FitRecord | None) -> tuple[RestartRow, ...]:
+    """Every restart, those that were retired with the reason."""
+    if record is None:
+        return ()
+    chosen = _chosen(model, record.restarts)
+    return tuple(
+        RestartRow(
+            index,
+            index == chosen,
+            _STATUS.get(one.status, one.status),
+            one.n_iter,
+            decimal(one.lower_bound, 8),
+            one.kernel,
+            one.reason,
+        )
+        for index, one in enumerate(record.restarts)
+    )
+
+
+def _chosen(model: Any, restarts: Sequence[RestartRecord]) -> int | None:
+    bound = float(model.lower_bound_)
+    matches = (
+        i
+        for i, one in enumerate(restarts)
+        if one.status != "retired" and float(one.lower_bound) == bound
+    )
+    return next(matches, None)
+
+
+def _role(restart: RestartRecord, *, is_chosen: bool) -> str:
+    if restart.status == "retired":
+        return "retired"
+    return "chosen" if is_chosen else "other"
+
+
+def _gains(bounds: Sequence[float]) -> list[float]:
+    return [after - before for before, after in pairwise(bounds)]
+
+
+def _iterations(bounds: Sequence[float]) -> tuple[tuple[int, str, str], ...]:
+    gains = ["–", *(decimal(gain, 3) for gain in _gains(bounds))]
+    return tuple(
+        (number, decimal(bound, 8), gain)
+        for number, (bound, gain) in enumerate(zip(bounds, gains, strict=False), start=1)
+    )

@@ -1,0 +1,331 @@
+"""Commands against a stand-in for the estimator: arguments, the JSON line, exit codes, secrets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from dgmm import errors
+from dgmm.cli.exits import Exit, exit_of
+
+FIT_KEYS = [
+    "model",
+    "rows",
+    "iterations",
+    "passes",
+    "converged",
+    "log_likelihood",
+    "bic",
+    "seconds",
+    "peak_memory",
+]
+
+
+# ------------------------------------------------------------------------------------------- fit
+
+
+def test_fit_prints_one_json_line(dgmm, rows, stub, tmp_path) -> None:
+    out = tmp_path / "model.safetensors"
+    run = dgmm("fit", rows, "-k", 2, "--out", out)
+    assert run.code == 0
+    assert run.out.count("\n") == 1
+    assert list(run.record) == FIT_KEYS
+    assert run.record | {"seconds": 0} == {
+        "model": str(out),
+        "rows": 300,
+        "iterations": 2,
+        "passes": 5,
+        "converged": True,
+        "log_likelihood": -3.5,
+        "bic": 10.0,
+        "seconds": 0,
+        "peak_memory": 12345,
+    }
+    assert out.exists()
+
+
+def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
+    run = dgmm(
+        "fit", rows, "-k", 3, "--covariance-type", "diag", "--n-init", 4, "--seed", 7,
+        "--tol", 0, "--reg-covar", 0, "--max-iter", 9, "--init-params", "random", "--dtype",
+        "float32", "--device", "cpu", "--memory-limit", "512MiB", "--n-threads", 2,
+        "--out", tmp_path / "m",
+    )  # fmt: skip
+    assert run.code == 0
+    given = stub.parameters[0]
+    assert type(given.pop("engine")).__name__ == "LocalEngine"
+    assert given == {
+        "n_components": 3,
+        "covariance_type": "diag",
+        "n_init": 4,
+        "random_state": 7,
+        "tol": 0.0,
+        "reg_covar": 0.0,
+        "max_iter": 9,
+        "init_params": "random",
+        "dtype": "float32",
+        "device": "cpu",
+        "memory_limit": 512 * 2**20,
+    }
+
+
+def test_progress_goes_to_standard_error(dgmm, rows, stub, tmp_path) -> None:
+    run = dgmm("fit", rows, "-k", 2, "-v", "--out", tmp_path / "m")
+    assert run.err.splitlines() == [
+        "profile: 300 rows",
+        "iteration 1, lower bound -4.000000 per row, 2 restarts running",
+        "iteration 2, lower bound -3.500000 per row, change 5.00e-01, 2 restarts running",
+        "retired: restart 1: [singular]",
+        "done after 2 iterations, lower bound -3.500000 per row",
+        "note: column 1 is constant",
+    ]
+
+
+def test_quiet_says_nothing(dgmm, rows, stub, tmp_path) -> None:
+    assert dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "--quiet").err == ""
+
+
+def test_json_is_strict(dgmm, rows, stub, tmp_path) -> None:
+    stub.log_likelihood = float("-inf")
+    assert dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m").record["log_likelihood"] is None
+
+
+def test_a_report_is_written_from_the_model(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
+    written = []
+    module = ModuleType("dgmm.report")
+    module.write_report = lambda *args, evaluation: written.append((args[0], evaluation.bic))
+    monkeypatch.setitem(sys.modules, "dgmm.report", module)
+    page = tmp_path / "report.html"
+    assert dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "--report", page).code == 0
+    assert written == [(page, 10.0)]
+
+
+# ------------------------------------------------------------------------------------ exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidParameterError("x"), 2),
+        (errors.MemoryLimitError("x"), 2),
+        (errors.MissingDependencyError("x"), 2),
+        (errors.InvalidDataError("x"), 65),
+        (errors.InvalidDtypeError("x"), 65),
+        (errors.SingularMixtureError("x"), 65),
+        (errors.SourceError("x"), 65),
+        (errors.MissingChunkError("x"), 65),
+        (errors.DamagedBlockError("x"), 65),
+        (errors.ModelFileError("x"), 65),
+        (errors.EngineError("x"), 75),
+        (KeyboardInterrupt(), 75),
+        (OSError(28, "No space left on device"), 75),
+        (MemoryError(), 75),
+        (ZeroDivisionError("x"), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_errors_end_in_a_line_and_a_code(dgmm, rows, stub, tmp_path, error, code) -> None:
+    stub.fail = error
+    run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
+    assert run.code == code
+    assert run.out == ""
+    # click puts the message of Ctrl-C on a line of its own, below the ^C.
+    assert run.err.lstrip().startswith("dgmm: error: ")
+    assert run.err.strip().count("\n") == 0
+    assert not (tmp_path / "m").exists()
+
+
+def test_every_error_of_ours_has_a_code() -> None:
+    for name in errors.__all__:
+        assert exit_of(getattr(errors, name)("x")) in {Exit.USAGE, Exit.DATA, Exit.AGAIN}
+
+
+def test_debug_shows_the_traceback_first(dgmm, rows, stub, tmp_path) -> None:
+    stub.fail = errors.InvalidDataError("block 3,\nrow 17")
+    run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "--debug", "-q")
+    assert run.err.startswith("Traceback")
+    assert run.err.splitlines()[-1] == "dgmm: error: block 3, row 17"
+
+
+def test_sigterm_ends_as_ctrl_c_does(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        "dgmm.cli.fit.check_out", lambda path: os.kill(os.getpid(), signal.SIGTERM) or path
+    )
+    run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
+    assert run.code == 75
+    assert "interrupted" in run.err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Missing argument 'DATA'"),
+        (["ROWS"], "-k"),
+        (["ROWS", "-k", "0", "--out", "m"], "x>=1"),
+        (["ROWS", "-k", "2"], "--out"),
+        (["ROWS", "-k", "2", "--out", "/no/such/m"], "/no/such does not exist"),
+        (["ROWS", "-k", "2", "--out", "DIR"], "is a directory"),
+        (["ROWS", "-k", "2", "--out", "m", "--report", "/no/such/r"], "does not exist"),
+        (["ROWS", "-k", "2", "--out", "m", "--memory-limit", "lots"], "256MiB"),
+        (["ROWS", "-k", "2", "--out", "m", "--block-bytes", "0"], "at least 1 byte"),
+        (["ROWS", "-k", "2", "--out", "m", "--scheduler", "a", "--n-workers", "1"], "starts one"),
+        (["ROWS", "-k", "2", "--out", "m", "--engine", "local", "--n-workers", "1"], "dask"),
+        (["ROWS", "-k", "2", "--out", "m", "--engine", "dask", "--n-threads", "1"], "local"),
+        (["ROWS", "-k", "2", "--out", "m", "--what"], "--what"),
+    ],
+)
+def test_usage(dgmm, rows, stub, tmp_path, monkeypatch, args, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"ROWS": str(rows), "DIR": str(tmp_path)}
+    run = dgmm("fit", *(names.get(arg, arg) for arg in args))
+    assert run.code == 2
+    assert message in run.err
+    assert run.err.count("\n") == 1
+    assert "--help" in run.err
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["fit", "--help"], ["demo", "--help"]])
+def test_help_is_not_an_error(dgmm, args) -> None:
+    run = dgmm(*args)
+    assert run.code == 0
+    assert "dgmm" in run.out
+
+
+def test_bad_data_is_named(dgmm, stub, tmp_path) -> None:
+    np.save(tmp_path / "text.npy", np.array([["a", "b"]]))
+    for data in (tmp_path / "none.npy", tmp_path / "text.npy"):
+        run = dgmm("fit", data, "-k", 2, "--out", tmp_path / "m")
+        assert run.code == 65
+        assert data.name in run.err or "dtype" in run.err
+
+
+def test_an_unreachable_scheduler_is_worth_another_try(
+    dgmm, rows, stub, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("dgmm.cli.engines._CONNECT_SECONDS", 1)
+    run = dgmm(
+        "fit", rows, "-k", 2, "--out", tmp_path / "m", "--scheduler", "tcp://me:secret@127.0.0.1:9"
+    )
+    assert run.code == 75
+    assert "cannot reach the Dask scheduler tcp://127.0.0.1:9" in run.err
+    assert "secret" not in run.err
+
+
+def test_warnings_are_lines(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
+    def warn(path: Path) -> Path:
+        warnings.warn("at s3://key:secret@bucket/x?token=1", UserWarning, stacklevel=1)
+        return path
+
+    monkeypatch.setattr("dgmm.cli.fit.check_out", warn)
+    run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
+    assert run.err == "dgmm: warning: at s3://bucket/x\n"
+
+
+# ------------------------------------------------------------------------------- predict, score
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [([], "labels"), (["--proba"], "proba"), (["--scores"], "scores")]
+)
+def test_predict(dgmm, model, rows, stub, tmp_path, flags, kind) -> None:
+    out = str(tmp_path / "out.zarr")
+    run = dgmm("predict", model, rows, "--out", out, *flags)
+    assert run.code == 0
+    assert stub.applied == [(kind, out)]
+    assert run.record | {"seconds": 0} == {
+        "model": str(model),
+        "out": out,
+        "kind": kind,
+        "rows": 300,
+        "seconds": 0,
+    }
+
+
+def test_predict_refuses_two_results(dgmm, model, rows, stub, tmp_path) -> None:
+    run = dgmm("predict", model, rows, "--out", tmp_path / "o", "--proba", "--scores")
+    assert run.code == 2
+
+
+def test_predict_hands_limits_on(dgmm, model, rows, stub, tmp_path) -> None:
+    assert dgmm("predict", model, rows, "--out", tmp_path / "o", "--memory-limit", "1GiB").code == 0
+    assert stub.parameters[-1]["memory_limit"] == 2**30
+
+
+def test_score(dgmm, model, rows, stub) -> None:
+    run = dgmm("score", model, rows)
+    assert run.code == 0
+    assert list(run.record) == ["model", "rows", "log_likelihood", "bic", "aic", "seconds"]
+    assert run.record["log_likelihood"] == -3.5
+
+
+def test_a_damaged_model_is_bad_data(dgmm, model, rows, stub) -> None:
+    model.write_bytes(model.read_bytes()[:-1])
+    run = dgmm("score", model, rows)
+    assert run.code == 65
+    assert "truncated" in run.err
+
+
+# --------------------------------------------------------------------------------------- inspect
+
+
+def test_inspect_a_model(dgmm, model, stub) -> None:
+    run = dgmm("inspect", model)
+    assert run.code == 0
+    assert run.record == {
+        "model": str(model),
+        "covariance_type": "full",
+        "n_components": 2,
+        "n_features": 2,
+        "weights": [0.25, 0.75],
+        "arrays": {"weights": ["float64", 2]},
+        "facts": {"covariance_type": "full", "n_init": 2},
+    }
+    for text in ("family", "full", "0.75, 0.25", "fact: n_init"):
+        assert text in run.err
+
+
+def test_inspect_data(dgmm, rows) -> None:
+    run = dgmm("inspect", rows)
+    assert run.code == 0
+    expected = {"data": str(rows), "rows": 300, "n_features": 2, "dtype": "float64", "bytes": 4800}
+    assert expected.items() <= run.record.items()
+    assert "300" in run.err
+    assert dgmm("inspect", rows, "-q").err == ""
+
+
+def test_inspect_nothing(dgmm, tmp_path) -> None:
+    assert dgmm("inspect", tmp_path / "none").code == 65
+
+
+# ------------------------------------------------------------------------------------------ demo
+
+
+def test_demo_cleans_up_after_itself(dgmm, tmp_path, monkeypatch) -> None:
+    seen = {}
+
+    def run_demo(**given: object) -> dict[str, object]:
+        seen.update(given)
+        (given["directory"] / "patches.zarr").write_text("a gigabyte")
+        given["report"].write_text("<html>")
+        return {"model": "demo", "bic": np.float64("nan")}
+
+    module = ModuleType("dgmm.demo")
+    module.run_demo = run_demo
+    monkeypatch.setitem(sys.modules, "dgmm.demo", module)
+    monkeypatch.chdir(tmp_path)
+    run = dgmm("demo", "--seed", 3)
+    assert run.code == 0
+    assert run.record == {"model": "demo", "bic": None}
+    assert [path.name for path in tmp_path.iterdir()] == ["demo-report.html"]
+    assert (seen["memory_limit"], seen["seed"]) == ("256MiB", 3)
+    assert dgmm("demo", "--directory", "kept").code == 0
+    assert (tmp_path / "kept" / "patches.zarr").exists()

@@ -1,0 +1,187 @@
+"""The command line over the real estimator, as programs that other programs call."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from dgmm.storage import read_model
+
+
+def program(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dgmm", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def last_line(text: str) -> dict:
+    return json.loads(text.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clusters as a .npy file and as a chunked Zarr array."""
+    folder = tmp_path_factory.mktemp("cli")
+    x = np.random.default_rng(1).normal(size=(4000, 3))
+    x[:1000] += 12
+    np.save(folder / "rows.npy", x)
+    zarr.create_array(folder / "rows.zarr", data=x, chunks=(500, 3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path) -> tuple[Path, dict]:
+    out = folder / "model.safetensors"
+    done = program("fit", folder / "rows.npy", "-k", 2, "--n-init", 2, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, last_line(done.stdout)
+
+
+def test_fit_finds_the_clusters(fitted: tuple[Path, dict]) -> None:
+    path, record = fitted
+    assert record["rows"] == 4000
+    assert record["converged"] is True
+    assert record["iterations"] >= 1
+    assert record["passes"] > record["iterations"]
+    assert record["peak_memory"] > 0
+    tensors, _ = read_model(path)
+    np.testing.assert_allclose(np.sort(tensors["weights"]), [0.25, 0.75], atol=1e-6)
+
+
+def test_score_agrees_with_fit(folder: Path, dgmm, fitted: tuple[Path, dict]) -> None:
+    path, record = fitted
+    run = dgmm("score", path, folder / "rows.npy")
+    assert run.code == 0
+    assert run.record["log_likelihood"] == pytest.approx(record["log_likelihood"], rel=1e-9)
+    assert run.record["bic"] == pytest.approx(record["bic"], rel=1e-9)
+
+
+def test_threads_do_not_change_a_byte(folder: Path, dgmm) -> None:
+    files = []
+    for threads in (1, 2, 4):
+        out = folder / f"threads-{threads}.safetensors"
+        options = ("--block-bytes", "16KiB", "--n-threads", threads, "--out", out, "-q")
+        assert dgmm("fit", folder / "rows.zarr", "-k", 2, *options).code == 0
+        files.append(out.read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.slow
+def test_a_cluster_does_not_change_a_byte(folder: Path, dgmm) -> None:
+    files = []
+    for name, options in {"threads": (), "workers": ("--n-workers", 2)}.items():
+        out = folder / f"{name}.safetensors"
+        done = program("fit", folder / "rows.zarr", "-k", 2, *options, "--out", out, "-q")
+        assert (done.returncode, done.stderr) == (0, "")
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_predict_streams_to_zarr(folder: Path, dgmm, fitted: tuple[Path, dict]) -> None:
+    path, _ = fitted
+    shapes = {(): (4000,), ("--proba",): (4000, 2), ("--scores",): (4000,)}
+    for flags, shape in shapes.items():
+        out = folder / f"out{''.join(flags)}.zarr"
+        run = dgmm("predict", path, folder / "rows.zarr", "--out", out, *flags)
+        assert run.code == 0, run.err
+        assert zarr.open_array(out, mode="r").shape == shape
+    labels = zarr.open_array(folder / "out.zarr", mode="r")[:]
+    assert len(set(labels[:1000])) == 1
+    assert len(set(labels[1000:])) == 1
+
+
+def test_inspect_shows_the_family(dgmm, fitted: tuple[Path, dict]) -> None:
+    run = dgmm("inspect", fitted[0])
+    assert run.code == 0
+    assert run.record["covariance_type"] == "full"
+    assert (run.record["n_components"], run.record["n_features"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--covariance-type", "round"),
+        ("--init-params", "luck"),
+        ("--dtype", "int8"),
+        ("--device", "abacus"),
+        ("--memory-limit", "1KiB"),
+        ("--tol", "nan"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_impossible_options_are_usage(folder: Path, dgmm, options: tuple[str, ...]) -> None:
+    run = dgmm("fit", folder / "rows.npy", "-k", 2, "--out", folder / "no", "-q", *options)
+    assert run.code == 2, run.err
+    assert run.err.count("\n") == 1
+    assert not (folder / "no").exists()
+
+
+@pytest.mark.parametrize("bad", ["nan", "text", "complex", "one-dimensional", "too few", "group"])
+def test_bad_data_is_65(tmp_path: Path, dgmm, bad: str) -> None:
+    arrays = {
+        "nan": np.where(np.arange(40.0).reshape(20, 2) == 31, np.nan, 1.0),
+        "text": np.array([["a", "b"]] * 5),
+        "complex": np.ones((5, 2), complex),
+        "one-dimensional": np.ones(5),
+        "too few": np.arange(2.0).reshape(1, 2),
+    }
+    path = tmp_path / ("rows.zarr" if bad == "group" else "rows.npy")
+    if bad == "group":
+        zarr.open_group(path, mode="w")
+    else:
+        np.save(path, arrays[bad])
+    run = dgmm("fit", path, "-k", 2, "--out", tmp_path / "no", "-q")
+    assert run.code == 65, run.err
+    if bad == "nan":
+        assert "row 15" in run.err
+
+
+def test_a_report_can_be_asked_for(folder: Path, dgmm) -> None:
+    page = folder / "report.html"
+    options = ("--out", folder / "reported", "--report", page, "-q")
+    run = dgmm("fit", folder / "rows.npy", "-k", 2, *options)
+    assert run.code == 0, run.err
+    assert page.read_text().lstrip().lower().startswith("<!doctype html")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_fit_with_75(tmp_path: Path, number: signal.Signals) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(200_000, 8)))
+    args = ["fit", "rows.npy", "-k", "8", "--tol", "0", "--max-iter", "100000", "--out", "m", "-v"]
+    # A build in the background may have SIGINT ignored, which its children inherit.
+    text = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from dgmm.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", text, *args],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        for line in running.stderr:
+            if line.startswith("iteration"):
+                break
+        started = time.monotonic()
+        os.kill(running.pid, number)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 75
+    assert time.monotonic() - started < 30
+    assert err.splitlines()[-1].startswith("dgmm: error: interrupted")
+    assert out == ""
+    assert not (tmp_path / "m").exists()
