@@ -17,9 +17,10 @@ import numpy as np
 from dgmm.arrays import namespace, to_host
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
+from dgmm.frame import Frame
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
-from dgmm.mixture import Mixture, density_coefficients
+from dgmm.mixture import Mixture
 from dgmm.posterior import Expectation, PosteriorPolicy
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
@@ -124,7 +125,8 @@ class BatchPass:
         sums = kernel.zeros(xp)
         scalars = [_Scalars() for _ in kernel.members]
         for tile in _tiles(rows, kernel.tile_rows(xp)):
-            joints = kernel.log_joint(tile.x, ws, xp)
+            with np.errstate(all="ignore"):
+                joints = kernel.log_joint(tile.x, ws, xp)
             weight = None if tile.weight is None else xp.asarray(tile.weight)
             for joint, scalar in zip(joints, scalars, strict=True):
                 with np.errstate(all="ignore"):
@@ -134,7 +136,7 @@ class BatchPass:
                     xp.multiply(joint, weight, out=joint)
             kernel.accumulate(joints, sums, ws, xp)
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
-            yield member, scalar.statistics(to_host(moments), kernel.frame, rows)
+            yield member, scalar.statistics(to_host(moments), kernel.frame, rows, member.log_offset)
 
     def finish(
         self, statistics: BatchStatistics, totals: Sequence[Array | None]
@@ -165,7 +167,7 @@ class BatchPass:
 
 @dataclass
 class _Scalars:
-    """Running sums of one mixture over the tiles of a part."""
+    """Running sums of one mixture over the tiles of a part, as its kernel gives them."""
 
     log_likelihood: float = 0.0
     log_assignment: float = 0.0
@@ -184,14 +186,16 @@ class _Scalars:
         self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
         self.peak = max(self.peak, peak)
 
-    def statistics(self, moments: Array, frame: Any, rows: Rows) -> SufficientStatistics:
+    def statistics(
+        self, moments: Array, frame: Frame, rows: Rows, log_offset: float
+    ) -> SufficientStatistics:
         return SufficientStatistics(
             moments=moments,
             frame=frame,
-            log_likelihood=self.log_likelihood,
+            log_likelihood=self.log_likelihood + self.weight * log_offset,
             weight=self.weight,
             n_rows=rows.n_rows,
-            peak=self.peak,
+            peak=self.peak + log_offset,
             log_assignment=self.log_assignment,
         )
 
@@ -201,7 +205,7 @@ def _rounding(kernel: Kernel, position: int, statistics: SufficientStatistics) -
     if not isinstance(kernel, FeatureKernel) or kernel.dtype == "float64":
         return 0.0
     member = kernel.members[position]
-    exact = density_coefficients(member.mixture, kernel.frame, quadratic=member.quadratic)
+    exact = member.coefficients(kernel.frame)
     live = member.mixture.weights > 0
     lost = exact[live] - exact[live].astype(kernel.dtype)
     return float(np.sum(lost * statistics.moments[live]))
@@ -262,7 +266,8 @@ class RowPass:
         rows = replace(rows, x=_on_device(rows.x, xp))
         for tile in _tiles(rows, self.kernel.tile_rows(xp)):
             start = tile.first_row - rows.first_row
-            (joint,) = self.kernel.log_joint(tile.x, workspace, xp)
+            with np.errstate(all="ignore"):
+                (joint,) = self.kernel.log_joint(tile.x, workspace, xp)
             values[start : start + tile.n_rows] = to_host(self._values(joint, tile, xp))
         return values
 
@@ -274,7 +279,9 @@ class RowPass:
             raise bad_row(tile, posterior.log_density)
         if labels is not None:
             return labels
-        return joint.T if self.value_shape else posterior.log_density
+        if self.value_shape:
+            return joint.T
+        return posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
 
 
 def _on_device(x: Any, xp: ModuleType) -> Any:

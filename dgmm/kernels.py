@@ -41,6 +41,21 @@ class Member:
     mixture: Mixture
     quadratic: bool = True
 
+    @property
+    def log_offset(self) -> float:
+        """What a kernel's log joint densities are short of the mixture's.
+
+        The normalising constants grow with the number of features and the units of the data, and no
+        digit of a float32 sum should go to them.
+        """
+        return self.mixture.peak_log_density
+
+    def coefficients(self, frame: Frame) -> Array:
+        """Θ of the log joint densities less :attr:`log_offset`, in float64."""
+        theta = density_coefficients(self.mixture, frame, quadratic=self.quadratic)
+        theta[:, 0] -= self.log_offset
+        return theta
+
 
 class Kernel(Protocol):
     """Evaluates its members on one tile after another."""
@@ -68,7 +83,10 @@ class Kernel(Protocol):
         ...
 
     def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
-        """Log joint densities (K, n_rows) of each member on rows ``x``, in the workspace."""
+        """Log joint densities (K, n_rows) of each member on rows ``x``, in the workspace.
+
+        Less the member's :attr:`Member.log_offset`.
+        """
         ...
 
     def zeros(self, xp: ModuleType) -> list[Any]:
@@ -119,7 +137,7 @@ class FeatureKernel:
         """Group members by the features they use."""
         by_size: dict[int, list[tuple[int, Array]]] = {}
         for position, member in enumerate(members):
-            theta = density_coefficients(member.mixture, frame, quadratic=member.quadratic)
+            theta = member.coefficients(frame)
             # Finite, or the product would multiply −inf by the zeros that BLAS pads its tiles with.
             theta[:, 0] = np.maximum(theta[:, 0], float(np.finfo(dtype).min) / 4)
             by_size.setdefault(theta.shape[1], []).append((position, theta))
@@ -270,7 +288,7 @@ class CentredKernel:
         return SimpleNamespace(
             means=xp.asarray(mixture.means),
             whitening=xp.asarray(self.frame.inverse),
-            constants=mixture.log_weights + mixture.log_normalizers,
+            constants=mixture.log_weights + mixture.log_normalizers - self.member.log_offset,
             log_joint=xp.empty((mixture.n_components, shape[1])),
             white=xp.empty(shape),
             weighted=xp.empty(shape),

@@ -72,12 +72,18 @@ def maximize(
     else:
         covariances = scatters / (divisor * safe).reshape(-1, *(1,) * (scatters.ndim - 1))
     covariances = shape.add_to_diagonal(covariances, reg_covar)
+    weights = np.where(live, counts, 0.0) / counts[live].sum()
     empty = tuple(int(k) for k in np.flatnonzero(~live))
     if empty and previous is not None:
         means[~live] = previous.means[~live]
         if not family.is_tied:
             covariances[~live] = previous.covariances[~live]
-    weights = np.where(live, counts, 0.0)
+    elif empty:
+        means[~live] = weights @ means
+        if not family.is_tied:
+            # The law of total covariance, which gives that of all rows.
+            between = shape.outer(means - weights @ means) / divisor
+            covariances[~live] = np.tensordot(weights, covariances + between, axes=1)
     mixture = Mixture(weights / weights.sum(), means, covariances, family.name)
     return Maximization(mixture, empty)
 

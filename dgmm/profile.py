@@ -189,7 +189,12 @@ class ProfilePass:
         if not np.all(np.isfinite(mean)):
             _refuse_non_finite(x, first_row)
         centred = x - mean
-        scatter = centred.T @ centred if self.dense else np.einsum("bi,bi->i", centred, centred)
+        # A sum of far values is short of digits that the sum of what is left over still has.
+        correction = centred.mean(axis=0)
+        mean, centred = mean + correction, centred - correction
+        with np.errstate(over="ignore", invalid="ignore"):
+            dense = self.dense
+            scatter = centred.T @ centred if dense else np.einsum("bi,bi->i", centred, centred)
         if not np.all(np.isfinite(scatter)):
             raise InvalidDataError(
                 f"rows {first_row} to {first_row + len(x) - 1}: values up to "

@@ -1,0 +1,111 @@
+"""Priors on weights, means and covariances, and the mode that they lead to.
+
+Dirichlet on the weights, Gaussian on the means (its covariance is that of the component over κ0),
+inverse-Wishart on the covariances, and both of the latter together as normal-inverse-Wishart
+(Fraley and Raftery 2007). Diagonal and spherical covariances have inverse-gamma(ν/2, ψ/2) variances.
+The M-step takes the mode of the posterior, so that the penalised objective never falls:
+
+    Σ = (Ψ + Π(A)) / (p n + q),    q = ν + base + p · (number of means with a prior that share Σ)
+
+with base D + 1 for matrices and 2 for variances, and p = D for spherical covariances, 1 otherwise. A
+mean prior alone has Ψ = 0 and q = 0, and its penalty goes without log |Σ|: with it an empty component
+would collapse onto its prior mean at an infinite posterior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dgmm.mixture import Mixture
+
+__all__ = ["Priors"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Priors:
+    """Hyperparameters; None stands for no prior of that kind.
+
+    Parameters
+    ----------
+    weight_concentration : array of shape (n_components,), optional
+        α of the Dirichlet distribution.
+    mean : array of shape (n_components, n_features), optional
+        μ0.
+    mean_precision : array of shape (n_components,), optional
+        κ0: how many rows the prior mean counts for.
+    covariance : array, optional
+        Ψ, in the stored shape of the family's ``covariances_``.
+    degrees_of_freedom : array of shape (n_components,) or (), optional
+        ν, one for each covariance.
+    """
+
+    weight_concentration: Array | None = None
+    mean: Array | None = None
+    mean_precision: Array | None = None
+    covariance: Array | None = None
+    degrees_of_freedom: Array | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is no prior at all."""
+        return self.weight_concentration is None and self.mean is None and self.covariance is None
+
+    def shrunk_means(self, counts: Array, means: Array) -> Array:
+        """(κ0 μ0 + n x̄) / (κ0 + n), or the means themselves without a prior."""
+        if self.mean is None or self.mean_precision is None:
+            return means
+        kappa = self.mean_precision[:, None]
+        # A prior that counts for nothing leaves an empty component where it is.
+        total = np.maximum(kappa + counts[:, None], np.finfo(np.float64).tiny)
+        share = np.where(kappa + counts[:, None] > 0, kappa / total, 0.0)
+        return means + share * (self.mean - means)
+
+    def added_counts(self, mixture_shape: tuple[int, int], family: Any) -> Array | float:
+        """q: what the priors add to p·n in the divisor of a covariance."""
+        if self.covariance is None or self.degrees_of_freedom is None:
+            return 0.0
+        k, d = mixture_shape
+        shape = family.shape
+        base = d + 1.0 if shape.uses_whitening() else 2.0
+        sharing = 0.0 if self.mean is None else (float(k) if family.is_tied else 1.0)
+        return self.degrees_of_freedom + base + shape.divisor(d) * sharing
+
+    def log_density(self, mixture: Mixture) -> float:
+        """Log prior density of a mixture's parameters, up to a constant."""
+        return (
+            self._log_weights(mixture) + self._log_means(mixture) + self._log_covariances(mixture)
+        )
+
+    def _log_weights(self, mixture: Mixture) -> float:
+        if self.weight_concentration is None:
+            return 0.0
+        excess = self.weight_concentration - 1.0
+        live = excess != 0.0
+        return float(excess[live] @ mixture.log_weights[live])
+
+    def _log_means(self, mixture: Mixture) -> float:
+        if self.mean is None or self.mean_precision is None:
+            return 0.0
+        family = mixture.family
+        whitener = family.shape.invert(mixture.factors)
+        whitener = family.per_component(whitener, mixture.n_components)
+        white = family.shape.times(whitener, mixture.means - self.mean)
+        return -0.5 * float(self.mean_precision @ np.sum(white**2, axis=1))
+
+    def _log_covariances(self, mixture: Mixture) -> float:
+        if self.covariance is None:
+            return 0.0
+        family, shape = mixture.family, mixture.family.shape
+        precision = shape.precision(shape.invert(mixture.factors))
+        # ½ log |Σ| of a spherical covariance counts D variances, its prior has one.
+        half_log_det = shape.half_log_det(mixture.factors, mixture.n_features)
+        half_log_det = half_log_det / shape.divisor(mixture.n_features)
+        size = (mixture.n_components, mixture.n_features)
+        added = self.added_counts(size, family)
+        penalty = added * half_log_det + 0.5 * shape.trace_product(precision, self.covariance)
+        return -float(np.sum(penalty))

@@ -1,0 +1,409 @@
+"""Laws: statistics merge as monoids, frames and shapes go there and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.mixture import GaussianMixture as Reference
+
+from dgmm.covariance import family_names, family_of
+from dgmm.data.dataset import Rows
+from dgmm.errors import InvalidDataError, InvalidParameterError
+from dgmm.features import Layout, fill_features, pack_symmetric, unpack_symmetric
+from dgmm.frame import Frame
+from dgmm.mixture import Mixture, whitened_frame
+from dgmm.profile import Profile, Sample
+from dgmm.statistics import BatchStatistics, SufficientStatistics
+from tests.numerics.problems import profile_of, profile_task, random_covariances, random_mixture
+
+SEEDS = st.integers(0, 2**32 - 1)
+FAMILIES = pytest.mark.parametrize("name", family_names())
+
+# ------------------------------------------------------------------------------------- the monoids
+
+
+def statistics(seed, *, with_total=False):
+    rng = np.random.default_rng(seed)
+    return SufficientStatistics(
+        moments=rng.standard_normal((2, 5)) * 10 ** rng.uniform(-6, 6),
+        frame=Frame(np.array([1.0, 2.0]), np.array([[1.0, 0.0], [0.5, 2.0]])),
+        log_likelihood=rng.normal(),
+        weight=rng.random(),
+        n_rows=int(rng.integers(1, 100)),
+        peak=rng.normal(),
+        log_assignment=-rng.random(),
+        total=rng.standard_normal((2, 2)) if with_total else None,
+    )
+
+
+def assert_same(ours, truth):
+    if isinstance(truth, BatchStatistics):
+        for mine, theirs in zip(ours.members, truth.members, strict=True):
+            assert_same(mine, theirs)
+        return
+    assert (ours.n_rows, ours.peak, ours.frame) == (truth.n_rows, truth.peak, truth.frame)
+    scale = np.max(np.abs(truth.moments))
+    assert_allclose(ours.moments, truth.moments, rtol=1e-12, atol=1e-12 * scale)
+    for name in ("log_likelihood", "weight", "log_assignment"):
+        assert getattr(ours, name) == pytest.approx(getattr(truth, name), rel=1e-12, abs=1e-12)
+    assert (ours.total is None) == (truth.total is None)
+    if truth.total is not None:
+        assert_allclose(ours.total, truth.total, rtol=1e-12, atol=1e-12)
+
+
+@given(st.tuples(SEEDS, SEEDS, SEEDS), st.booleans())
+def test_statistics_are_a_commutative_monoid(seeds, with_total):
+    a, b, c = (statistics(seed, with_total=with_total) for seed in seeds)
+    assert_same(a.merge(b).merge(c), a.merge(b.merge(c)))
+    assert_same(a.merge(b), b.merge(a))
+    nothing = SufficientStatistics.zeros(2, 5, a.frame)
+    assert_same(a.merge(nothing), a)
+    assert_same(nothing.merge(a), a)
+
+
+@given(st.lists(SEEDS, min_size=3, max_size=3))
+def test_batches_merge_mixture_by_mixture(seeds):
+    batches = [
+        BatchStatistics((statistics(seed), statistics(seed + 1, with_total=True))) for seed in seeds
+    ]
+    a, b, c = batches
+    assert_same(a.merge(b).merge(c), a.merge(b.merge(c)))
+    assert_same(a.merge(b), b.merge(a))
+    assert_same(a.merge(b).members[1], a.members[1].merge(b.members[1]))
+
+
+def test_batches_of_different_sizes_do_not_merge():
+    one = statistics(1)
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        BatchStatistics((one,)).merge(BatchStatistics((one, one)))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Frame(np.array([1.0, 2.0])),
+        Frame(np.array([1.0, 2.0 + 1e-15]), np.array([[1.0, 0.0], [0.5, 2.0]])),
+        Frame(np.array([1.0, 2.0]), np.array([[1.0, 0.0], [0.5, 2.5]])),
+        Frame(np.array([1.0, 2.0]), np.array([1.0, 2.0])),
+        Frame(np.array([[1.0, 2.0], [1.0, 2.0]])),
+    ],
+)
+def test_statistics_of_another_frame_are_refused(other):
+    one = statistics(1)
+    with pytest.raises(ValueError, match="frame"):
+        one.merge(replace(one, frame=other))
+
+
+def test_a_frame_that_was_sent_and_came_back_is_the_same():
+    one, copy = (Frame(np.array([1.0, 2.0]), np.eye(2)) for _ in range(2))
+    assert one == copy
+    assert hash(one) == hash(copy)
+
+
+# ------------------------------------------------------------------------------------- the profile
+
+
+def cut(rows, edges):
+    return [rows.part(start, stop) for start, stop in pairwise([0, *edges, rows.n_rows])]
+
+
+def nothing_profiled(n_features):
+    wide, none = np.full(n_features, np.inf), np.zeros(n_features)
+    sample = Sample(np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros((0, n_features)), 20)
+    return Profile(0, 0.0, none, np.zeros((n_features, n_features)), wide, -wide, sample)
+
+
+def assert_same_profile(ours, truth):
+    assert (ours.n_rows, ours.weight) == (truth.n_rows, truth.weight)
+    assert_array_equal(ours.least, truth.least)
+    assert_array_equal(ours.most, truth.most)
+    assert_array_equal(np.sort(ours.sample.rows), np.sort(truth.sample.rows))
+    assert_allclose(ours.mean, truth.mean, rtol=1e-14, atol=1e-14)
+    size = np.max(np.abs(truth.scatter))
+    assert_allclose(ours.scatter, truth.scatter, rtol=1e-12, atol=1e-12 * size)
+
+
+@given(SEEDS, st.lists(st.integers(1, 199), min_size=2, max_size=2, unique=True))
+def test_profiles_are_a_commutative_monoid(seed, edges):
+    x = np.random.default_rng(seed).standard_normal((200, 3)) * [1.0, 10.0, 0.1] + 5.0
+    task = profile_task(x, size=20, seed=seed)
+    a, b, c = (task.evaluate(rows, None) for rows in cut(Rows(x), sorted(edges)))
+    assert_same_profile(a.merge(b).merge(c), a.merge(b.merge(c)))
+    assert_same_profile(a.merge(b), b.merge(a))
+    nothing = nothing_profiled(3)
+    assert_same_profile(a.merge(nothing), a)
+    assert_same_profile(nothing.merge(a), a)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
+@pytest.mark.parametrize("n_parts", [1, 5])
+def test_moments_keep_their_digits_at_an_offset(offset, dtype, n_parts):
+    rng = np.random.default_rng(1)
+    mixing = rng.standard_normal((4, 4))
+    x = (offset + rng.standard_normal((20000, 4)) @ mixing).astype(dtype)
+    wide = x.astype(np.longdouble)
+    mean = wide.mean(axis=0)
+    scatter = ((wide - mean).T @ (wide - mean)).astype(np.float64)
+    profile = profile_of(x, n_parts=n_parts)
+    assert_allclose(profile.mean, mean.astype(np.float64), rtol=1e-13, atol=1e-13)
+    size = np.max(np.abs(scatter)) or 1.0
+    # Half a unit in the last place of a mean of 1e9 is 1e-7 of these deviations.
+    limit = (1e-11 + 5e-18 * offset) * size
+    assert_allclose(profile.scatter, scatter, rtol=0, atol=limit)
+    origin = profile.mean.astype(dtype).astype(np.float64)
+    about = ((wide - origin).T @ (wide - origin)).astype(np.float64)
+    assert_allclose(profile.scatter_about(origin), about, rtol=1e-9, atol=limit)
+
+
+def test_the_diagonal_alone_is_the_diagonal_of_the_whole():
+    x = np.random.default_rng(2).standard_normal((5000, 3)) + 7
+    whole, narrow = profile_of(x, n_parts=4), profile_of(x, n_parts=4, dense=False)
+    assert_allclose(narrow.scatter, np.diagonal(whole.scatter), rtol=1e-13)
+    origin = np.ones(3)
+    about = np.diagonal(whole.scatter_about(origin))
+    assert_allclose(narrow.scatter_about(origin), about, rtol=1e-13)
+
+
+def test_constant_features_are_named():
+    x = np.random.default_rng(3).standard_normal((50, 3)).astype(np.float32)
+    x[:, 1] = 0.1
+    profile = profile_of(x, n_parts=3)
+    assert profile.constant_features == (1,)
+    assert profile.scatter[1, 1] == 0.0
+
+
+@given(
+    seed=SEEDS,
+    n_rows=st.integers(1, 400),
+    size=st.integers(1, 120),
+    cuts=st.sets(st.integers(1, 399), max_size=6),
+    order=st.randoms(use_true_random=False),
+)
+def test_the_sample_does_not_depend_on_how_rows_are_cut(seed, n_rows, size, cuts, order):
+    x = np.arange(n_rows, dtype=np.float64)[:, None]
+    task = profile_task(x, size=size, seed=seed)
+    whole = task.evaluate(Rows(x), None).sample
+    assert len(whole.rows) == len(whole.x) == min(n_rows, size)
+    parts = cut(Rows(x), sorted(edge for edge in cuts if edge < n_rows))
+    samples = [task.evaluate(part, None).sample for part in parts]
+    merged = reduce(lambda mine, theirs: mine.merge(theirs), samples)
+    for name in ("rows", "keys", "x"):
+        assert_array_equal(getattr(merged, name), getattr(whole, name))
+    assert_array_equal(whole.x[:, 0], whole.rows)
+    order.shuffle(samples)
+    shuffled = reduce(lambda mine, theirs: mine.merge(theirs), samples)
+    assert set(shuffled.rows) == set(whole.rows)
+
+
+def test_every_row_is_sampled_as_often_as_any_other():
+    x = np.zeros((60, 1))
+    seen = np.zeros(60)
+    for seed in range(2000):
+        seen[profile_of(x, size=6, seed=seed).sample.rows] += 1
+    # Binomial(2000, 0.1): five standard deviations are 67.
+    assert np.all(np.abs(seen - 200) < 67)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_named(value):
+    x = np.zeros((9000, 2))
+    x[4321, 1] = value
+    with pytest.raises(InvalidDataError, match=r"row 5321, feature 1") as caught:
+        profile_task(x).evaluate(Rows(x, first_row=1000), None)
+    assert str(value) in str(caught.value)
+
+
+# ------------------------------------------------------------------------------ frames and layouts
+
+
+@given(SEEDS, st.integers(1, 6), st.sampled_from(["none", "scale", "matrix", "own", "own matrix"]))
+def test_points_go_to_a_frame_and_back(seed, d, kind):
+    rng = np.random.default_rng(seed)
+    k = 3
+    per_component = kind.startswith("own")
+    origin = 1e3 * rng.standard_normal((k, d) if per_component else d)
+    factor = None
+    if kind == "scale":
+        factor = np.exp(rng.uniform(-5, 5, d))
+    elif kind.endswith("matrix"):
+        factor = np.linalg.cholesky(random_covariances(rng, k, d, 1e4))
+        factor = factor if per_component else factor[0]
+    frame = Frame(origin, factor)
+    points = origin + rng.standard_normal((k, d))
+    z = frame.points_to_frame(points)
+    assert_allclose(frame.points_from_frame(z), points, rtol=1e-10, atol=1e-10)
+    assert frame.is_per_component == per_component
+    assert frame.is_matrix == kind.endswith("matrix")
+
+
+@FAMILIES
+@given(seed=SEEDS)
+def test_scatters_of_a_frame_are_those_of_its_points(name, seed):
+    rng = np.random.default_rng(seed)
+    shape, d = family_of(name).shape, 4
+    if shape.uses_whitening():
+        frame = whitened_frame(rng.standard_normal(d), random_covariances(rng, 1, d, 100.0)[0])
+    else:
+        frame = Frame(rng.standard_normal(d), np.full(d, 3.0))
+    x = rng.standard_normal((30, d))
+    z = np.array([frame.points_to_frame(row) for row in x])
+    inside = shape.project(z.T @ z)
+    outside = shape.project((x - frame.origin).T @ (x - frame.origin))
+    assert_allclose(shape.scatter_from_frame(inside, frame), outside, rtol=1e-8, atol=1e-8)
+
+
+@given(SEEDS, st.integers(1, 8))
+def test_packing_a_symmetric_matrix_and_back(seed, d):
+    layout = Layout(d)
+    half = np.random.default_rng(seed).standard_normal((3, d, d))
+    matrix = half + np.swapaxes(half, 1, 2)
+    diagonal, pairs = pack_symmetric(matrix, layout)
+    assert pairs.shape == (3, layout.full - layout.diagonal)
+    assert_array_equal(unpack_symmetric(diagonal, pairs, layout), matrix)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_features_are_what_the_layout_says(d):
+    layout = Layout(d)
+    z = np.random.default_rng(4).standard_normal((7, d))
+    features = np.ones((layout.full, 7))
+    features[layout.means] = z.T
+    fill_features(features, layout.full, layout, np)
+    assert_allclose(features[layout.norm], np.sum(z**2, axis=1))
+    second = unpack_symmetric(features[layout.squares].T, features[layout.pairs].T, layout)
+    assert_allclose(second, z[:, :, None] * z[:, None, :])
+    for size in (layout.linear, layout.scalar, layout.diagonal):
+        leading = np.ones((size, 7))
+        leading[layout.means] = z.T
+        fill_features(leading, size, layout, np)
+        assert_allclose(leading, features[:size])
+
+
+def test_a_whitened_frame_exists_for_any_covariance():
+    for covariance in (np.zeros((3, 3)), np.ones((3, 3)), np.diag([1e12, 1e-12, 0.0])):
+        frame = whitened_frame(np.zeros(3), covariance)
+        assert frame.is_matrix
+        assert np.all(np.isfinite(frame.inverse))
+
+
+# -------------------------------------------------------------------------------------- the shapes
+
+
+@FAMILIES
+@given(seed=SEEDS, digits=st.floats(0, 6))
+def test_factors_inverses_and_precisions_agree_with_dense_matrices(name, seed, digits):
+    rng = np.random.default_rng(seed)
+    mixture = random_mixture(rng, name, 3, 4, condition=10**digits)
+    shape = mixture.family.shape
+    wide = shape.dense(mixture.covariances, 4)
+    precision = shape.precision(shape.invert(mixture.factors))
+    assert_allclose(shape.dense(precision, 4), np.linalg.inv(wide), rtol=1e-7, atol=1e-7)
+    half_log_det = shape.half_log_det(mixture.factors, 4)
+    assert_allclose(half_log_det, 0.5 * np.linalg.slogdet(wide)[1], atol=1e-8)
+    deviations = np.sqrt(np.einsum("...ii->...i", wide))
+    assert_allclose(shape.spread(mixture.factors, 4), deviations, rtol=1e-10)
+    back = mixture.family.covariances_from_precisions(precision)
+    assert_allclose(back, mixture.covariances, rtol=1e-6, atol=1e-6)
+
+
+@FAMILIES
+def test_stored_operations_are_the_dense_ones(name):
+    rng = np.random.default_rng(5)
+    mixture = random_mixture(rng, name, 3, 4)
+    shape, stored = mixture.family.shape, mixture.covariances
+    wide = shape.dense(stored, 4)
+    vectors = rng.standard_normal((3, 4))
+    expected = np.einsum("...ij,...j->...i", wide, vectors)
+    assert_allclose(shape.times(stored, vectors), expected)
+    scatter = random_covariances(rng, 1, 4, 10.0)[0]
+    traces = np.einsum("...ij,ij->...", wide, scatter)
+    assert_allclose(shape.trace_product(stored, shape.project(scatter)), traces)
+    assert_allclose(shape.outer(vectors), shape.project(vectors[:, :, None] * vectors[:, None, :]))
+    more = shape.dense(shape.add_to_diagonal(stored, 0.5), 4)
+    assert_allclose(more, wide + 0.5 * np.eye(4), atol=1e-14)
+
+
+@FAMILIES
+def test_clipping_raises_what_is_below_and_keeps_the_rest(name):
+    mixture = random_mixture(np.random.default_rng(6), name, 3, 4, condition=1e4)
+    shape = mixture.family.shape
+    before = np.linalg.eigvalsh(shape.dense(mixture.covariances, 4))
+    floor = float(np.median(before))
+    after = np.linalg.eigvalsh(shape.dense(shape.clip(mixture.covariances, floor), 4))
+    assert_allclose(np.sort(after), np.sort(np.maximum(before, floor)), rtol=1e-8)
+
+
+@FAMILIES
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3), (7, 10)])
+def test_counting_free_parameters(name, size):
+    k, d = size
+    # By what a symmetric matrix, a diagonal and a number are free to be.
+    free = {"full": d * (d + 1) // 2, "diag": d, "spherical": 1}[name.removeprefix("tied_")]
+    tied = name.startswith("tied_")
+    assert family_of(name).n_parameters(k, d) == (free if tied else k * free)
+    mixture = random_mixture(np.random.default_rng(7), name, k, d)
+    theirs = {"tied_full": "tied"}.get(name, name)
+    if theirs in ("full", "diag", "spherical", "tied"):
+        reference = Reference(k, covariance_type=theirs)
+        reference.means_ = mixture.means
+        assert mixture.n_parameters == reference._n_parameters()
+
+
+def test_tied_is_another_name_of_tied_full():
+    assert family_of("tied") is family_of("tied_full")
+    mixture = Mixture(np.array([1.0]), np.zeros((1, 2)), np.eye(2), "tied")
+    assert mixture.covariance_type == "tied_full"
+
+
+@pytest.mark.parametrize("name", ["Full", "fulll", "", None, 3])
+def test_an_unknown_family_is_refused_with_those_there_are(name):
+    with pytest.raises(InvalidParameterError, match="'tied_spherical'") as caught:
+        family_of(name)
+    assert repr(name) in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- the mixture
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": [0.5, 0.6]}, "sum to 1"),
+        ({"weights": [1.5, -0.5]}, "non-negative"),
+        ({"weights": [np.nan, 1.0]}, "sum to 1"),
+        ({"weights": [1.0]}, r"weights have shape \(1,\)"),
+        ({"means": np.zeros((2, 3))}, "covariances have shape"),
+        ({"means": np.zeros(3)}, r"not \(K, D\)"),
+        ({"means": [[0.0, np.inf], [0.0, 0.0]]}, "not finite"),
+        ({"covariances": np.ones((2, 2))}, "covariances have shape"),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused(change, message):
+    valid = {"weights": [0.5, 0.5], "means": np.zeros((2, 2)), "covariances": [np.eye(2)] * 2}
+    with pytest.raises(InvalidParameterError, match=message):
+        Mixture(**(valid | change))
+
+
+def test_singular_components_are_listed_not_refused():
+    covariances = [np.eye(2), np.ones((2, 2)), np.full((2, 2), np.nan), -np.eye(2)]
+    mixture = Mixture(np.full(4, 0.25), np.zeros((4, 2)), covariances)
+    assert mixture.singular_components == (1, 2, 3)
+    tied = Mixture(np.full(2, 0.5), np.zeros((2, 2)), np.zeros(2), "tied_diag")
+    assert tied.singular_components == (0, 1)
+
+
+def test_a_mixture_keeps_its_values_when_the_callers_arrays_change():
+    means = np.zeros((1, 2))
+    mixture = Mixture(np.ones(1), means, np.eye(2)[None])
+    means[:] = 9
+    assert not mixture.means.any()
+    with pytest.raises(ValueError, match="read-only"):
+        mixture.means[0, 0] = 1
