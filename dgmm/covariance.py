@@ -87,7 +87,11 @@ def family_of(name: str) -> CovarianceFamily:
     InvalidParameterError
         If there is no such family.
     """
-    family = _FAMILIES.get(_ALIASES.get(name, name))
+    try:
+        family = _FAMILIES.get(_ALIASES.get(name, name))
+    except TypeError:
+        # Not hashable, so not a string either.
+        family = None
     if family is None:
         known = ", ".join(repr(one) for one in (*_FAMILIES, *_ALIASES))
         raise InvalidParameterError(f"covariance_type={name!r} is not known; use one of {known}")

@@ -35,6 +35,10 @@ ILL_DEFINED = (
 _PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
 
 
+# Iterations before a mixture that needed a safer kernel stays with it.
+_WARM_UP = 3
+
+
 @dataclass(frozen=True)
 class Context:
     """What every pass of a fit needs.
@@ -213,7 +217,8 @@ def _advance(
     return replace(
         chain,
         mixture=step.mixture,
-        level=level,
+        # The start's covariances come from few rows: what they need is not what the fit will need.
+        level=level if len(chain.lower_bounds) >= _WARM_UP else chain.level,
         lower_bound=lower_bound,
         lower_bounds=(*chain.lower_bounds, lower_bound),
         status="converged" if converged else "running",

@@ -180,7 +180,7 @@ class _Scalars:
             log_density, log_assignment = log_density * weight, log_assignment * weight
         total = float(log_density.sum(dtype=np.float64))
         if not np.isfinite(total):
-            raise bad_row(tile, log_density)
+            raise _bad_row(tile, log_density)
         self.log_likelihood += total
         self.log_assignment += float(log_assignment.sum(dtype=np.float64))
         self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
@@ -276,7 +276,7 @@ class RowPass:
         with np.errstate(all="ignore"):
             posterior = Expectation()(joint, tile, xp)
         if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
-            raise bad_row(tile, posterior.log_density)
+            raise _bad_row(tile, posterior.log_density)
         if labels is not None:
             return labels
         if self.value_shape:
@@ -293,7 +293,7 @@ def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
         yield rows.part(start, min(start + size, rows.n_rows))
 
 
-def bad_row(tile: Rows, log_density: Any) -> InvalidDataError:
+def _bad_row(tile: Rows, log_density: Any) -> InvalidDataError:
     """The error for a tile whose densities are not finite, naming its first bad row."""
     row = int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
     values = np.asarray(to_host(tile.x[row]), dtype=np.float64)

@@ -26,6 +26,7 @@ from dgmm.statistics import SufficientStatistics
 __all__ = ["INIT_PARAMS", "initial_mixture", "sample_size", "working_bytes"]
 
 Array = np.ndarray[Any, Any]
+Weights = Callable[[int], Array]
 
 _SAMPLE_ROWS = 65536
 _SAMPLE_VALUES = 2**20
@@ -40,8 +41,8 @@ def sample_size(n_features: int, n_components: int) -> int:
 
 def working_bytes(n_rows: int, n_features: int, n_components: int) -> int:
     """Bytes that :func:`initial_mixture` takes for a sample of ``n_rows``, the sample excluded."""
-    # The float64 copy, k-means' own, one component's centred rows, and the responsibilities.
-    return 8 * n_rows * (4 * n_features + n_components + 8) + 32 * n_components * n_features**2
+    # The float64 copy, k-means' own, one component's rows twice, and a few numbers a row.
+    return 8 * n_rows * (4 * n_features + 8) + 32 * n_components * n_features**2
 
 
 def initial_mixture(
@@ -76,73 +77,105 @@ def initial_mixture(
     x = np.asarray(sample.x, dtype=np.float64)
     origin = x.mean(axis=0)
     x = x - origin
-    responsibilities = INIT_PARAMS[method](x, n_components, seed)
-    statistics = _statistics(x, origin, responsibilities)
+    weights_of = INIT_PARAMS[method](x, n_components, seed)
+    statistics = _statistics(x, origin, weights_of, n_components, family)
     return maximize(statistics, family, reg_covar=reg_covar).mixture
 
 
-def _kmeans(x: Array, n_components: int, seed: np.random.SeedSequence) -> Array:
+def _kmeans(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
     model = KMeans(n_clusters=n_components, n_init=1, random_state=_legacy_seed(seed))
     # With one thread scikit-learn sums in one order, whatever machine it runs on.
     with threadpool_limits(1):
-        labels = model.fit(x).labels_
-    return _one_hot(labels, n_components)
+        return _of_labels(model.fit(x).labels_)
 
 
-def _kmeans_plusplus(x: Array, n_components: int, seed: np.random.SeedSequence) -> Array:
+def _kmeans_plusplus(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
     with threadpool_limits(1):
         centres, _ = kmeans_plusplus(x, n_components, random_state=_legacy_seed(seed))
-    return _one_hot(_nearest(x, centres), n_components)
+    return _of_labels(_nearest(x, centres))
 
 
-def _random_rows(x: Array, n_components: int, seed: np.random.SeedSequence) -> Array:
+def _random_rows(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
     rows = np.random.default_rng(seed).choice(len(x), size=n_components, replace=False)
-    return _one_hot(_nearest(x, x[rows]), n_components)
+    return _of_labels(_nearest(x, x[rows]))
 
 
-def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Array:
-    weights = np.random.default_rng(seed).uniform(size=(len(x), n_components))
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights
+def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+    # Drawn twice from the same seeds rather than kept: rows × components could be large.
+    seeds = seed.spawn(n_components)
+    total = np.zeros(len(x))
+    for one in seeds:
+        total += np.random.default_rng(one).uniform(size=len(x))
+    return lambda k: np.random.default_rng(seeds[k]).uniform(size=len(x)) / total
 
 
-INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Array]] = {
+INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Weights]] = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
     "random": _random,
     "random_from_data": _random_rows,
 }
-"""Methods by scikit-learn's names: centred rows, K, seed → responsibilities (n_rows, K)."""
+"""Methods by scikit-learn's names: centred rows, K, seed → each component's weights of the rows."""
 
 
 def _legacy_seed(seed: np.random.SeedSequence) -> int:
     return int(seed.generate_state(1)[0])
 
 
-def _one_hot(labels: Array, n_components: int) -> Array:
-    return (labels[:, None] == np.arange(n_components)).astype(np.float64)
+def _of_labels(labels: Array) -> Weights:
+    return lambda k: (labels == k).astype(np.float64)
 
 
 def _nearest(x: Array, centres: Array) -> Array:
-    offsets = 0.5 * np.sum(centres**2, axis=1)
-    with threadpool_limits(1):
-        return np.argmax(x @ centres.T - offsets, axis=1)
+    """Labels of the nearest centres, the earlier of two as near, with O(n_rows) memory."""
+    best = np.full(len(x), np.inf)
+    labels = np.zeros(len(x), dtype=np.intp)
+    for k, centre in enumerate(centres):
+        # Less ‖x‖², which is the same for all centres.
+        distance = 0.5 * float(centre @ centre) - np.einsum("ij,j->i", x, centre)
+        nearer = distance < best
+        best[nearer], labels[nearer] = distance[nearer], k
+    return labels
 
 
-def _statistics(x: Array, origin: Array, responsibilities: Array) -> SufficientStatistics:
+def _statistics(
+    x: Array, origin: Array, weights_of: Weights, n_components: int, family: CovarianceFamily
+) -> SufficientStatistics:
     """Statistics about each component's own mean."""
-    n_components = responsibilities.shape[1]
     layout = Layout(x.shape[1])
-    moments = np.zeros((n_components, layout.full))
+    moments = np.zeros((n_components, family.shape.block(layout)))
     means = np.zeros((n_components, x.shape[1]))
     for k in range(n_components):
-        members = np.flatnonzero(responsibilities[:, k])
-        weight, rows = responsibilities[members, k], x[members]
-        count = weight.sum()
-        means[k] = weight @ rows / count if count > 0 else 0.0
+        weights = weights_of(k)
+        members = np.flatnonzero(weights)
+        weights, rows = weights[members], x[members]
+        count = weights.sum()
+        means[k] = weights @ rows / count if count > 0 else 0.0
         rows -= means[k]
-        squares, pairs = pack_symmetric(rows.T @ (rows * weight[:, None]), layout)
-        moments[k, 0], moments[k, layout.norm] = count, squares.sum()
-        moments[k, layout.squares], moments[k, layout.pairs] = squares, pairs
-    frame = Frame(origin + means)
-    return SufficientStatistics(moments, frame, 0.0, float(responsibilities.sum()), len(x))
+        moments[k, 0] = count
+        moments[k, layout.linear :] = _second_moments(rows, weights, layout, moments.shape[1])
+    needed = 4.0 * family.shape.n_free(x.shape[1]) / x.shape[1]
+    _borrow(moments, layout, needed)
+    return SufficientStatistics(moments, Frame(origin + means), 0.0, float(len(x)), len(x))
+
+
+def _second_moments(rows: Array, weights: Array, layout: Layout, size: int) -> Array:
+    """Packed ‖z‖², z_i², z_i z_j, as far as the block of ``size`` features goes."""
+    if size < layout.full:
+        squares, pairs = np.einsum("bi,bi,b->i", rows, rows, weights), np.empty(0)
+    else:
+        squares, pairs = pack_symmetric(rows.T @ (rows * weights[:, None]), layout)
+    return np.concatenate([[squares.sum()], squares, pairs])[: size - layout.linear]
+
+
+def _borrow(moments: Array, layout: Layout, needed: float) -> None:
+    """Let components with fewer sampled rows than ``needed`` borrow the pooled covariance.
+
+    The covariance of fewer rows than features is singular, which says something of the sample and
+    nothing of the data.
+    """
+    counts = moments[:, 0]
+    pooled = moments[:, layout.linear :].sum(axis=0) / counts.sum()
+    missing = np.maximum(0.0, needed - counts)[:, None]
+    scatters = moments[:, layout.linear :] + missing * pooled
+    moments[:, layout.linear :] = scatters * (counts / np.maximum(counts, needed))[:, None]

@@ -98,8 +98,8 @@ def _scatters(
     if statistics.total is not None:
         # The rows' total scatter splits into the scatters within components and that of their
         # means.
-        between = weighted * shape.outer(offsets)
-        return np.asarray(statistics.total - shape.scatter_from_frame(between, frame).sum(axis=0))
+        between = shape.pooled_outer(offsets, counts)
+        return np.asarray(statistics.total - shape.scatter_from_frame(between, frame))
     raw = shape.second_moments(statistics.moments, layout)
     within = shape.scatter_from_frame(raw - weighted * shape.outer(offsets), frame)
     return np.asarray(within.sum(axis=0) if family.is_tied else within)

@@ -2,14 +2,14 @@
 
 Dirichlet on the weights, Gaussian on the means (its covariance is that of the component over κ0),
 inverse-Wishart on the covariances, and both of the latter together as normal-inverse-Wishart
-(Fraley and Raftery 2007). Diagonal and spherical covariances have inverse-gamma(ν/2, ψ/2) variances.
-The M-step takes the mode of the posterior, so that the penalised objective never falls:
+(Fraley and Raftery 2007). Diagonal and spherical covariances have inverse-gamma(ν/2, ψ/2)
+variances. The M-step takes the mode of the posterior, so that the penalised objective never falls:
 
     Σ = (Ψ + Π(A)) / (p n + q),    q = ν + base + p · (number of means with a prior that share Σ)
 
-with base D + 1 for matrices and 2 for variances, and p = D for spherical covariances, 1 otherwise. A
-mean prior alone has Ψ = 0 and q = 0, and its penalty goes without log |Σ|: with it an empty component
-would collapse onto its prior mean at an infinite posterior.
+with base D + 1 for matrices and 2 for variances, and p = D for spherical covariances, 1 otherwise.
+A mean prior alone has Ψ = 0 and q = 0, and its penalty goes without log |Σ|: with it an empty
+component would collapse onto its prior mean at an infinite posterior.
 """
 
 from __future__ import annotations

@@ -83,6 +83,10 @@ class CovarianceShape(ABC):
     def outer(self, vectors: Array) -> Array:
         """v vᵀ in the stored shape."""
 
+    def pooled_outer(self, vectors: Array, weights: Array) -> Array:
+        """Σ_k w_k v_k v_kᵀ in the stored shape."""
+        return np.tensordot(weights, self.outer(vectors), axes=1)
+
     @abstractmethod
     def scatter_from_frame(self, scatters: Array, frame: Frame) -> Array:
         """Scatters in input units from scatters in the frame."""
@@ -177,6 +181,9 @@ class _Matrix(CovarianceShape):
 
     def outer(self, vectors: Array) -> Array:
         return vectors[..., :, None] * vectors[..., None, :]
+
+    def pooled_outer(self, vectors: Array, weights: Array) -> Array:
+        return vectors.T @ (vectors * weights[:, None])
 
     def scatter_from_frame(self, scatters: Array, frame: Frame) -> Array:
         if frame.factor is None:
