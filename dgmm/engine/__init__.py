@@ -1,0 +1,1 @@
+"""Where passes run: threads of this process, or a Dask cluster."""

@@ -1,0 +1,138 @@
+"""What an engine is: it evaluates a task on every block of a dataset and merges the results.
+
+An engine knows blocks, threads, workers and monoids. What a task computes is none of its business.
+The results are merged in a binary tree over the parts (leaves) of the dataset, whose shape depends
+on nothing but their number, so that every engine gives the same bits (:mod:`dgmm.engine.tree`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from dgmm.data.dataset import Dataset, Rows
+
+__all__ = ["BlockTask", "Counters", "Engine", "Mergeable", "Reduced", "Session"]
+
+
+class Mergeable(Protocol):
+    """A value of a commutative monoid: what a task gives for some rows."""
+
+    def merge(self, other: Self) -> Self:
+        """The value for both sets of rows. May reuse the memory of ``self``, never of ``other``."""
+        ...
+
+
+M = TypeVar("M", bound=Mergeable)
+M_co = TypeVar("M_co", covariant=True)
+
+
+class BlockTask(Protocol[M_co]):
+    """What to compute from rows. Picklable; called from many threads at once."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of one thread's scratch memory."""
+        ...
+
+    @property
+    def result_bytes(self) -> int:
+        """Most bytes of one result, of any number of rows."""
+        ...
+
+    def workspace(self) -> Any:
+        """Scratch memory for one thread, handed to every :meth:`evaluate` of that thread."""
+        ...
+
+    def evaluate(self, rows: Rows, workspace: Any) -> M_co:
+        """The value for these rows. Must not depend on what the workspace held before."""
+        ...
+
+
+@dataclass
+class Counters:
+    """What a session has done so far.
+
+    Attributes
+    ----------
+    passes : int
+        Number of :meth:`Session.run` calls.
+    block_reads, bytes_read : int
+        Blocks (and their bytes) read from their source; blocks found in a cache or in memory
+        already do not count.
+    nodes_received : int
+        Most tree nodes that the driver received in one pass.
+    """
+
+    passes: int = 0
+    block_reads: int = 0
+    bytes_read: int = 0
+    nodes_received: int = 0
+
+
+@dataclass(frozen=True)
+class Reduced(Generic[M]):
+    """The result of a pass.
+
+    Attributes
+    ----------
+    total : M
+        Over all blocks that were asked for.
+    partitions : dict of int to M, or None
+        By block index, if they were asked for (``keep="partition"``).
+    """
+
+    total: M
+    partitions: dict[int, M] | None = None
+
+
+class Session(Protocol):
+    """An open dataset on an engine: threads started, caches warm. A context manager."""
+
+    dataset: Dataset
+    counters: Counters
+
+    def run(
+        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+    ) -> Reduced[M]:
+        """Evaluate ``task`` on every part of the blocks (all by default) and merge the results."""
+        ...
+
+    def stream(self, task: BlockTask[Any]) -> Iterator[tuple[int, Any]]:
+        """``(first_row, value)`` of every part, in the order of the rows, nothing merged.
+
+        Only a bounded number of values is alive at any time.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """Where passes run."""
+
+    def session(
+        self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
+    ) -> Session:
+        """Open a dataset.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            What will be read.
+        memory_limit : int, optional
+            Bytes that each process (the driver, each worker) may use above what it used when
+            dgmm had been imported. None: half of the memory that is free.
+        reserved_bytes : int, default=0
+            Bytes of the driver that the caller uses for its own purposes during the session.
+        """
+        ...

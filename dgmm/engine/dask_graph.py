@@ -1,0 +1,238 @@
+"""The graph of one pass on a cluster: ranges of the tree near their blocks, merged by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from distributed.protocol.pickle import loads
+
+from dgmm.data.dataset import Block
+from dgmm.engine.tree import ABOVE_BLOCKS, Node, Shape, frontier, group, merge_steps
+from dgmm.engine.work import BlockWork, Selection
+from dgmm.engine.worker import GivenBlock, Range, merge_nodes
+
+__all__ = [
+    "ARITY",
+    "TASKS_PER_WORKER",
+    "PassGraph",
+    "Share",
+    "assign",
+    "remote_rows",
+    "share_blocks",
+    "share_out",
+]
+
+# Most nodes that one process merges: a merging task, and the driver at the end.
+ARITY = 16
+
+# Parameters up to this size travel within every range: as a task of their own they would cost a
+# pass 10 ms, for one more step through the scheduler and a transfer between workers.
+INLINE_BYTES = 2**16
+
+# Ranges per worker: enough to even out, few enough at 2 to 3 ms each.
+TASKS_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class Share:
+    """A range of the tree, and the worker that is asked to reduce it.
+
+    Attributes
+    ----------
+    node : Node
+    range : Range
+        Its blocks as the worker sees them.
+    given : tuple
+        Futures or Dask objects that give the rows, where the cluster holds them; else empty.
+    """
+
+    node: Node
+    range: Range
+    given: tuple[Any, ...]
+
+
+def share_out(
+    selection: Selection, n_workers: int, homes: Sequence[object] | None = None
+) -> list[Share]:
+    """Cut a selection into about four ranges per worker.
+
+    Parameters
+    ----------
+    selection : Selection
+    n_workers : int
+    homes : sequence of length n_blocks, optional
+        The worker that holds each block already; a range keeps to one of them.
+    """
+    shape = selection.shape
+    # The power of two nearest to an equal share; above 4/3 of one the tasks would be too few.
+    equal = max(1, shape.n_leaves / (TASKS_PER_WORKER * n_workers))
+    size = 1 << max(0, int(equal * 4 / 3).bit_length() - 1)
+    return [_share(selection, node) for node in frontier(shape, size, homes=homes)]
+
+
+def share_blocks(selection: Selection) -> list[Share]:
+    """One range for each block."""
+    return [
+        _share(selection, Node(ABOVE_BLOCKS, 0, position))
+        for position in range(len(selection.work))
+    ]
+
+
+def _share(selection: Selection, node: Node) -> Share:
+    work = selection.under(node)
+    given = tuple(remote for item in work if (remote := remote_rows(item.block)) is not None)
+    if len(given) < len(work):
+        return Share(node, Range(work), ())
+    return Share(node, Range(tuple(_without_rows(item) for item in work)), given)
+
+
+def remote_rows(block: Block) -> Any:
+    """What stands for a block's rows on the cluster; None if it has to be read.
+
+    Blocks of an array that is persisted on a cluster have ``futures``; one of them is the
+    ``future`` of exactly the block, or ``delayed`` makes the block from several.
+    """
+    if not getattr(block, "futures", ()):
+        return None
+    future = getattr(block, "future", None)
+    return getattr(block, "delayed", None) if future is None else future
+
+
+def _without_rows(item: BlockWork) -> BlockWork:
+    block = item.block
+    return item._replace(
+        block=GivenBlock(block.first_row, block.n_rows, block.n_features, block.dtype)
+    )
+
+
+def assign(
+    weights: Sequence[int],
+    workers: Sequence[str],
+    previous: Sequence[str | None],
+) -> list[str]:
+    """A worker for each range: the one that had it, else the one with the least to do.
+
+    Parameters
+    ----------
+    weights : sequence of int
+        Leaves in each range.
+    workers : sequence of str
+        Addresses of the workers that are there.
+    previous : sequence of str or None
+        Who had each range.
+
+    Returns
+    -------
+    list of str
+        Neighbouring ranges go to the same worker as far as the weights allow.
+    """
+    load = dict.fromkeys(sorted(workers), 0)
+    for weight, worker in zip(weights, previous, strict=True):
+        if worker in load:
+            load[worker] += weight
+    addresses, fair = list(load), sum(weights) / len(load)
+    found: list[str] = []
+    for weight, worker in zip(weights, previous, strict=True):
+        if worker in load:
+            found.append(worker)
+            continue
+        # The first that stays within its fair share, so that neighbours stay together.
+        room = (one for one in addresses if load[one] + weight / 2 <= fair)
+        chosen = next(room, None) or min(addresses, key=lambda one: load[one])
+        load[chosen] += weight
+        found.append(chosen)
+    return found
+
+
+def call_pickled(function: Any, task: bytes, *arguments: Any) -> Any:
+    """``function(task, *arguments)``, with the task unpickled."""
+    return function(loads(task), *arguments)
+
+
+@dataclass
+class PassGraph:
+    """Collects the tasks of a pass.
+
+    Attributes
+    ----------
+    name : str
+        Unique; part of every key.
+    ranges : dict of str to str
+        What each range is called in messages, by key.
+    """
+
+    name: str
+    ranges: dict[str, str] = field(default_factory=dict)
+    _layers: dict[str, Any] = field(default_factory=dict)
+
+    def add_pickled(self, what: str, content: bytes, worker: str | None = None) -> str:
+        """A task whose output is the unpickled content. Returns its key.
+
+        Unlike scattered data it is made again when the worker that holds it dies.
+        """
+        key = f"dgmm-{what}-{self.name}"
+        return self._add(key, (loads, content), worker)
+
+    def add_task(self, content: bytes) -> Any:
+        """A pickled :class:`~dgmm.engine.base.BlockTask`, as :meth:`add_range` takes it."""
+        return content if len(content) <= INLINE_BYTES else self.add_pickled("task", content)
+
+    def add_range(
+        self,
+        function: Any,
+        number: int,
+        share: Share,
+        worker: str | None,
+        arguments: tuple[Any, ...],
+    ) -> str:
+        """A task ``function(*arguments, rows)`` for a range. Returns its key.
+
+        The first argument is what :meth:`add_task` gave.
+        """
+        key = f"dgmm-range-{number}-{self.name}"
+        self.ranges[key] = share.range.name
+        rows = [self._reference(given) for given in share.given]
+        inline = isinstance(arguments[0], bytes)
+        call = (call_pickled, function) if inline else (function,)
+        return self._add(key, (*call, *arguments, rows), worker)
+
+    def add_merges(
+        self, shape: Shape, nodes: Sequence[Node], keys: Sequence[str]
+    ) -> tuple[list[Node], list[str]]:
+        """Tasks that merge nodes until at most :data:`ARITY` are left. Returns those."""
+        tops, names = list(nodes), list(keys)
+        while len(tops) > ARITY:
+            groups = group(shape, tops, ARITY)
+            merged = [
+                names[inside.start]
+                if len(inside) == 1
+                else self._add_merge(
+                    merge_steps(shape, tops[inside.start : inside.stop]),
+                    names[inside.start : inside.stop],
+                )
+                for _, inside in groups
+            ]
+            tops, names = [top for top, _ in groups], merged
+        return tops, names
+
+    def graph(self) -> HighLevelGraph:
+        return HighLevelGraph(self._layers, {name: set() for name in self._layers})
+
+    def _add_merge(self, steps: tuple[tuple[int, int], ...], inputs: list[str]) -> str:
+        key = f"dgmm-merge-{len(self._layers)}-{self.name}"
+        return self._add(key, (merge_nodes, inputs, steps), None)
+
+    def _add(self, key: str, task: Any, worker: str | None) -> str:
+        near = {"workers": [worker], "allow_other_workers": True} if worker else None
+        self._layers[key] = MaterializedLayer({key: task}, annotations=near)
+        return key
+
+    def _reference(self, given: Any) -> Any:
+        """A future as it is; a Dask object by its key, with its graph in this one."""
+        if not hasattr(given, "__dask_graph__"):
+            return given
+        self._layers[f"rows-{given.key}"] = MaterializedLayer(dict(given.__dask_graph__()))
+        return given.key

@@ -1,0 +1,266 @@
+"""A dataset opened on a Dask cluster: passes as small graphs, watched until their nodes arrive."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+from uuid import uuid4
+
+from distributed import CancelledError, Client, Future
+from distributed.protocol.pickle import dumps
+
+from dgmm.data.dataset import Dataset
+from dgmm.engine.base import BlockTask, Counters, Mergeable, Reduced
+from dgmm.engine.dask_cluster import Cluster, Held
+from dgmm.engine.dask_graph import (
+    ARITY,
+    TASKS_PER_WORKER,
+    PassGraph,
+    Share,
+    remote_rows,
+)
+from dgmm.engine.memory import Demand, demand_of, plan_memory, resolve_limit
+from dgmm.engine.tree import Node, TreeReducer
+from dgmm.engine.work import BlockWork, Selection, check_keep, select
+from dgmm.engine.worker import NodeResult, Settings, close_session, evaluate_blocks, reduce_range
+from dgmm.errors import EngineError
+
+__all__ = ["DaskSession"]
+
+M = TypeVar("M", bound=Mergeable)
+
+# Times that a pass is begun again because data that only one worker held went with it.
+ATTEMPTS = 4
+
+
+class DaskSession:
+    """A dataset opened on a cluster; see :class:`dgmm.engine.base.Session`.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    counters : Counters
+    plan : MemoryPlan
+        Of a worker, in the latest pass.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        dataset: Dataset,
+        *,
+        memory_limit: int | None,
+        reserved_bytes: int,
+        no_workers_timeout: float,
+    ) -> None:
+        self.dataset = dataset
+        self.counters = Counters()
+        self._cluster = Cluster(client, no_workers_timeout)
+        self._name = uuid4().hex
+        self._closed = False
+        self._driver_limit = resolve_limit(memory_limit)
+        self._reserved = reserved_bytes
+        self._everything = select(dataset)
+        workers = self._cluster.workers()
+        self._worker_limit = memory_limit or self._cluster.worker_memory() // 2
+        self._demand = _worker_demand(dataset, len(workers))
+        self._held: Held | None = None
+        self.plan = plan_memory(self._demand, max(workers.values()), self._worker_limit)
+
+    def run(
+        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+    ) -> Reduced[M]:
+        """Evaluate a task on every part and merge the results; see :class:`Session`.
+
+        Raises
+        ------
+        EngineError
+            If the cluster has no workers for too long, or a range of blocks kills its workers.
+        """
+        self._check_open()
+        keep_blocks = check_keep(keep)
+        selection = self._everything if blocks is None else select(self.dataset, blocks)
+        self._plan_driver(task, len(selection.work) if keep_blocks else 0)
+        for attempt in range(ATTEMPTS):
+            try:
+                tops, nodes = self._pass(task, selection, keep_blocks, near=attempt == 0)
+            except CancelledError as error:
+                lost = error
+                continue
+            return self._merge(selection, tops, nodes, keep_blocks)
+        raise EngineError(
+            f"the cluster dropped the tasks of a pass {ATTEMPTS} times ({lost}); its scheduler or "
+            "the workers that held the rows are gone"
+        )
+
+    def stream(self, task: BlockTask[Any]) -> Iterator[tuple[int, Any]]:
+        """``(first_row, value)`` of every part in the order of the rows; see :class:`Session`.
+
+        Blocks are evaluated two per worker thread ahead of the consumer.
+        """
+        self._check_open()
+        workers = self._cluster.workers()
+        self._plan_workers(task, max(workers.values()), n_kept=max(self._everything.shape.parts))
+        first = PassGraph(uuid4().hex)
+        (sent,) = self._cluster.submit(first, [first.add_pickled("task", dumps(task))])
+        held = self._cluster.cut(self._everything, workers, one_block=True)
+        todo = zip(held.shares, held.workers, strict=True)
+        begun: deque[_Begun] = deque()
+        try:
+            for share, worker in islice(todo, 2 * sum(workers.values())):
+                begun.append(self._begin(share, sent, worker))
+            while begun:
+                result = self._end(begun[0], sent)
+                item = begun.popleft().share.range.work[0]
+                begun.extend(self._begin(share, sent, near) for share, near in islice(todo, 1))
+                yield from zip(_first_rows(item), result.value, strict=True)
+        finally:
+            for one in begun:
+                self._cluster.give_up(one.graph, [one.future], self._name)
+
+    def close(self) -> None:
+        """Let the workers forget what they hold for the session."""
+        if not self._closed:
+            self._closed, self._held = True, None
+            self._cluster.tell(close_session, self._name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the session is closed; open another with engine.session(dataset)")
+
+    def _pass(
+        self, task: BlockTask[M], selection: Selection, keep: bool, near: bool
+    ) -> tuple[list[Node], list[NodeResult[M]]]:
+        """The nodes that are left when the workers have merged what they can.
+
+        With ``near``, ranges ask for the worker that has their blocks in its cache.
+        """
+        graph, workers = PassGraph(uuid4().hex), self._cluster.workers()
+        self._plan_workers(task, max(workers.values()), len(selection.work) if keep else 0)
+        held = self._hold(selection, workers)
+        settings = self._settings(graph, keep)
+        sent = graph.add_task(dumps(task))
+        keys = [
+            graph.add_range(
+                reduce_range, number, share, worker if near else None, (sent, handle, settings)
+            )
+            for number, (share, worker, handle) in enumerate(held.items())
+        ]
+        tops, names = graph.add_merges(selection.shape, [one.node for one in held.shares], keys)
+        futures = self._cluster.submit(graph, names)
+        try:
+            return tops, self._cluster.collect(graph, futures, workers if near else ())
+        except BaseException:
+            self._cluster.give_up(graph, futures, self._name)
+            raise
+
+    def _merge(
+        self, selection: Selection, tops: list[Node], nodes: list[NodeResult[M]], keep: bool
+    ) -> Reduced[M]:
+        reducer: TreeReducer[M] = TreeReducer(selection.shape)
+        partitions: dict[int, M] = {}
+        for top, node in zip(tops, nodes, strict=True):
+            reducer.add(top, node.value)
+            partitions.update(node.kept)
+            self._count(node)
+        self.counters.passes += 1
+        self.counters.nodes_received = max(self.counters.nodes_received, len(nodes))
+        return Reduced(reducer.result(), dict(sorted(partitions.items())) if keep else None)
+
+    def _begin(self, share: Share, sent: Future[Any], worker: str | None) -> _Begun:
+        graph = PassGraph(uuid4().hex)
+        settings = self._settings(graph, keep=False)
+        arguments = (sent, graph.add_pickled("blocks", dumps(share.range)), settings)
+        key = graph.add_range(evaluate_blocks, 0, share, worker, arguments)
+        (future,) = self._cluster.submit(graph, [key])
+        return _Begun(share, graph, future, () if worker is None else (worker,))
+
+    def _end(self, begun: _Begun, sent: Future[Any]) -> NodeResult[Any]:
+        try:
+            (result,) = self._cluster.collect(begun.graph, [begun.future], begun.workers)
+        except CancelledError:
+            again = self._begin(begun.share, sent, None)
+            (result,) = self._cluster.collect(again.graph, [again.future], ())
+        self._count(result)
+        return cast(NodeResult[Any], result)
+
+    def _hold(self, selection: Selection, workers: Collection[str]) -> Held:
+        """The ranges of a selection; those of the whole dataset are cut and shipped once."""
+        if selection is not self._everything:
+            held = self._cluster.cut(selection, workers)
+        else:
+            held = self._held = self._held or self._cluster.cut(selection, workers)
+        held.assign(workers)
+        self._cluster.ship(held)
+        return held
+
+    def _settings(self, graph: PassGraph, keep: bool) -> Settings:
+        plan = self.plan
+        window = max(1, plan.window // plan.n_threads)
+        return Settings(
+            self._name,
+            graph.name,
+            n_threads=plan.n_threads,
+            window=window,
+            cache_bytes=plan.cache_bytes,
+            keep=keep,
+        )
+
+    def _plan_workers(self, task: BlockTask[Any], n_threads: int, n_kept: int) -> None:
+        waiting = (TASKS_PER_WORKER + ARITY + n_kept) * task.result_bytes
+        demand = replace(
+            self._demand,
+            workspace_bytes=task.workspace_bytes,
+            result_bytes=task.result_bytes,
+            height=self._everything.shape.height,
+            other={**self._demand.other, "results sent, merged or kept": waiting},
+        )
+        self.plan = plan_memory(demand, n_threads, self._worker_limit)
+
+    def _plan_driver(self, task: BlockTask[Any], n_kept: int) -> None:
+        """Refuse a pass whose results the driver cannot take in."""
+        # Each arrives as bytes and as the value made of them.
+        received = 2 * (ARITY + n_kept) * task.result_bytes
+        other = {"reserved by the caller": self._reserved, "results received": received}
+        plan_memory(Demand(0, 1, 0, other=other), 1, self._driver_limit)
+
+    def _count(self, node: NodeResult[Any]) -> None:
+        self.counters.block_reads += node.reads.blocks
+        self.counters.bytes_read += node.reads.nbytes
+
+
+@dataclass
+class _Begun:
+    """A range of a stream that workers are at."""
+
+    share: Share
+    graph: PassGraph
+    future: Future[Any]
+    workers: tuple[str, ...]
+
+
+def _worker_demand(dataset: Dataset, n_workers: int) -> Demand:
+    """What reading takes in a worker. Rows in the driver's memory are sent to the workers."""
+    resident = sum(block.nbytes for block in dataset.blocks if block.is_resident)
+    read = [block for block in dataset.blocks if remote_rows(block) is None]
+    kept = {"rows kept on workers": -(-resident // n_workers)}
+    return replace(demand_of(read, 1), other=kept)
+
+
+def _first_rows(item: BlockWork) -> list[int]:
+    return [item.block.first_row + start for start, _ in item.parts]

@@ -1,0 +1,237 @@
+"""The engine of one process: threads over the parts of blocks that other threads read ahead."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from dgmm.data.dataset import Dataset
+from dgmm.engine.allocator import return_freed_blocks
+from dgmm.engine.base import BlockTask, Counters, Mergeable, Reduced
+from dgmm.engine.blas import single_threaded_blas
+from dgmm.engine.cache import BlockCache
+from dgmm.engine.feed import Feed, Lease, evaluate_parts
+from dgmm.engine.memory import (
+    READERS,
+    MemoryPlan,
+    demand_of,
+    plan_memory,
+    resolve_limit,
+    span,
+)
+from dgmm.engine.tree import TreeReducer
+from dgmm.engine.work import Selection, check_keep, select
+from dgmm.errors import EngineError, InvalidParameterError
+
+__all__ = ["LocalEngine", "LocalSession"]
+
+M = TypeVar("M", bound=Mergeable)
+
+
+class LocalEngine:
+    """Runs passes on threads of this process.
+
+    Parameters
+    ----------
+    n_threads : int, optional
+        Most threads that compute; None: one for each core that the process may use. A tight
+        memory limit may lead to fewer. The results do not depend on it, to the bit.
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``n_threads`` is below 1.
+    """
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        if n_threads is not None and n_threads < 1:
+            raise InvalidParameterError(f"n_threads={n_threads}; it must be at least 1 or None")
+        self.n_threads = n_threads
+
+    def session(
+        self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
+    ) -> LocalSession:
+        """Open a dataset; see :class:`dgmm.engine.base.Engine`.
+
+        Raises
+        ------
+        MemoryLimitError
+            If not even one block at a time fits in the limit.
+        """
+        threads = self.n_threads or _n_cores()
+        return LocalSession(dataset, threads, resolve_limit(memory_limit), reserved_bytes)
+
+    def __repr__(self) -> str:
+        return f"LocalEngine(n_threads={self.n_threads})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LocalEngine) and self.n_threads == other.n_threads
+
+    def __hash__(self) -> int:
+        return hash((LocalEngine, self.n_threads))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class LocalSession:
+    """A dataset opened on threads; see :class:`dgmm.engine.base.Session`.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    counters : Counters
+    plan : MemoryPlan
+        Of the latest pass.
+    """
+
+    def __init__(self, dataset: Dataset, n_threads: int, limit: int, reserved_bytes: int) -> None:
+        return_freed_blocks()
+        self.dataset = dataset
+        self.counters = Counters()
+        self._n_threads, self._limit, self._reserved = n_threads, limit, reserved_bytes
+        self._everything = select(dataset)
+        self._demand = demand_of(dataset.blocks, max(self._everything.shape.parts))
+        self._cache = BlockCache()
+        self._one_pass = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
+            n_threads + READERS, thread_name_prefix="dgmm"
+        )
+        self.plan = self._make_plan(None, 0, 0)
+
+    def run(
+        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+    ) -> Reduced[M]:
+        """Evaluate a task on every part and merge the results; see :class:`Session`.
+
+        An error of a source or of the task stops the pass and is raised as it is; the session can
+        be used again. Calls from several threads take turns.
+        """
+        selection = self._select(blocks)
+        reducer: TreeReducer[M] = TreeReducer(selection.shape, keep_blocks=check_keep(keep))
+
+        def deliver(lease: Lease, value: M) -> None:
+            reducer.add(selection.shape.leaf(lease.position, lease.part), value)
+            feed.finished(lease.number)
+
+        with self._one_pass, single_threaded_blas():
+            pool = self._open_pool()
+            feed = self._feed(task, selection, keep)
+            _finish(feed, _start(pool, self.plan, feed, task, deliver))
+            self._count(feed)
+            feed.check()
+            self.counters.passes += 1
+        kept = {selection.work[place].number: value for place, value in reducer.kept.items()}
+        return Reduced(reducer.result(), kept if keep else None)
+
+    def stream(self, task: BlockTask[Any]) -> Iterator[tuple[int, Any]]:
+        """``(first_row, value)`` of every part in the order of the rows; see :class:`Session`.
+
+        The threads stop when the iterator is closed or dropped.
+        """
+        self._open_pool()
+        # A pool of its own: the consumer may run passes between two values.
+        with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
+            feed = self._feed(task, self._everything)
+            threads = _start(pool, self.plan, feed, task, feed.put)
+            try:
+                yield from feed.values()
+            finally:
+                feed.stop()
+                _finish(feed, threads)
+                self._count(feed)
+
+    def close(self) -> None:
+        """Stop the threads and forget the cached blocks."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+        self._cache.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_pool(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            raise EngineError("the session is closed; open another with engine.session(dataset)")
+        return self._pool
+
+    def _select(self, blocks: Sequence[int] | None) -> Selection:
+        return self._everything if blocks is None else select(self.dataset, blocks)
+
+    def _feed(self, task: BlockTask[Any], selection: Selection, keep: str | None = None) -> Feed:
+        kept = len(selection.work) if keep else 0
+        self.plan = self._make_plan(task, selection.shape.height, kept)
+        self._cache.resize(self.plan.cache_bytes)
+        return Feed(
+            selection.work,
+            window=self.plan.window,
+            span=span(self.plan.n_threads),
+            cache=self._cache,
+        )
+
+    def _make_plan(self, task: BlockTask[Any] | None, height: int, n_kept: int) -> MemoryPlan:
+        result_bytes = 0 if task is None else task.result_bytes
+        demand = replace(
+            self._demand,
+            workspace_bytes=0 if task is None else task.workspace_bytes,
+            result_bytes=result_bytes,
+            height=height,
+            other={
+                "reserved by the caller": self._reserved,
+                "results kept by block": n_kept * result_bytes,
+            },
+        )
+        return plan_memory(demand, self._n_threads, self._limit)
+
+    def _count(self, feed: Feed) -> None:
+        self.counters.block_reads += feed.reads.blocks
+        self.counters.bytes_read += feed.reads.nbytes
+
+
+def _start(
+    pool: ThreadPoolExecutor,
+    plan: MemoryPlan,
+    feed: Feed,
+    task: BlockTask[Any],
+    deliver: Callable[[Lease, Any], None],
+) -> list[Future[None]]:
+    """Start the readers and the compute threads of a pass; none of them raises."""
+    try:
+        readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
+        return readers + [
+            pool.submit(evaluate_parts, feed, task, deliver) for _ in range(plan.n_threads)
+        ]
+    except BaseException:
+        feed.stop()
+        raise
+
+
+def _finish(feed: Feed, threads: list[Future[None]]) -> None:
+    """Wait for the threads; if that is interrupted, stop them first."""
+    try:
+        wait(threads)
+    except BaseException:
+        feed.stop()
+        wait(threads)
+        raise
+
+
+def _n_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1

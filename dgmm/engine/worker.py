@@ -1,0 +1,271 @@
+"""What runs in the worker processes of a cluster: ranges of the tree, merges, the cache of blocks.
+
+The functions here are tasks. They are stateless as far as results go: a cache that is lost with
+its worker is only filled again.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from dgmm.data.dataset import Block, Rows
+from dgmm.engine.allocator import return_freed_blocks
+from dgmm.engine.base import BlockTask, Mergeable
+from dgmm.engine.blas import single_threaded_blas
+from dgmm.engine.cache import BlockCache
+from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
+from dgmm.engine.memory import span
+from dgmm.engine.tree import Shape, TreeReducer, merge_values
+from dgmm.engine.work import BlockWork
+from dgmm.errors import EngineError, SourceError
+
+__all__ = [
+    "GivenBlock",
+    "NodeResult",
+    "Range",
+    "Settings",
+    "close_session",
+    "evaluate_blocks",
+    "merge_nodes",
+    "reduce_range",
+    "stop_pass",
+]
+
+M = TypeVar("M", bound=Mergeable)
+
+# Sessions whose driver died never close. Two at a time keep their caches; the others read again.
+_MAX_SESSIONS = 2
+
+
+@dataclass(frozen=True)
+class GivenBlock(Block):
+    """A block whose rows reach the task as an argument: those of a Dask array in memory.
+
+    Parameters
+    ----------
+    values : array of shape (n_rows, n_features), optional
+        The rows, once they are there.
+    """
+
+    values: Any = field(default=None, compare=False, repr=False)
+
+    def read(self) -> Rows:
+        if self.values.dtype != self.dtype:
+            raise SourceError(
+                f"block {self.name} was declared as {self.dtype} and holds {self.values.dtype}"
+            )
+        return Rows(np.asarray(self.values), self.first_row)
+
+    @property
+    def is_resident(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Range:
+    """The work under one node of the tree.
+
+    Parameters
+    ----------
+    work : tuple of BlockWork
+        Whole blocks. Because the node is aligned, they form the same tree by themselves.
+    """
+
+    work: tuple[BlockWork, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(tuple(len(item.parts) for item in self.work))
+
+    @property
+    def name(self) -> str:
+        """How messages call the range."""
+        first, last = self.work[0], self.work[-1]
+        if first.number == last.number:
+            return f"block {first.number} ({first.block.name})"
+        return f"blocks {first.number} to {last.number}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a worker does its share of a pass.
+
+    Parameters
+    ----------
+    session : str
+        Whose cache to use.
+    run : str
+        The pass, so that it can be stopped.
+    n_threads : int
+        Tasks of the session that may compute at once in one process.
+    window : int
+        Blocks in flight of one task.
+    cache_bytes : int
+        Of one process.
+    keep : bool
+        Keep the result of every block.
+    """
+
+    session: str
+    run: str
+    n_threads: int
+    window: int
+    cache_bytes: int
+    keep: bool = False
+
+
+@dataclass
+class NodeResult(Generic[M]):
+    """The value of a node, with what it took to get it.
+
+    Attributes
+    ----------
+    value : M
+    kept : dict of int to M
+        Results of blocks by their number in the dataset, if they are kept.
+    reads : Reads
+    """
+
+    value: M
+    kept: dict[int, M]
+    reads: Reads
+
+
+class WorkerSession:
+    """What a worker process holds for one session."""
+
+    def __init__(self, n_threads: int) -> None:
+        return_freed_blocks()
+        self.cache = BlockCache()
+        self.gate = threading.Semaphore(n_threads)
+        self.feeds: dict[Feed, str] = {}
+
+
+_sessions: OrderedDict[str, WorkerSession] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _session(settings: Settings) -> WorkerSession:
+    with _lock:
+        if settings.session not in _sessions:
+            _sessions[settings.session] = WorkerSession(settings.n_threads)
+        _sessions.move_to_end(settings.session)
+        while len(_sessions) > _MAX_SESSIONS:
+            _sessions.popitem(last=False)[1].cache.clear()
+        session = _sessions[settings.session]
+    session.cache.resize(settings.cache_bytes)
+    return session
+
+
+async def close_session(name: str) -> None:
+    """Forget what is held for a session."""
+    with _lock:
+        session = _sessions.pop(name, None)
+    if session is not None:
+        session.cache.clear()
+
+
+async def stop_pass(name: str, run: str) -> None:
+    """Make the tasks of a pass that are at work end soon, without a result."""
+    with _lock:
+        session = _sessions.get(name)
+    for feed, its_run in list(session.feeds.items()) if session is not None else ():
+        if its_run == run:
+            feed.fail(EngineError("the pass was given up"))
+
+
+def reduce_range(
+    task: BlockTask[M], share: Range, settings: Settings, given: Sequence[Any]
+) -> NodeResult[M]:
+    """Evaluate a task on a range and merge the results to those of its node.
+
+    Parameters
+    ----------
+    task : BlockTask
+    share : Range
+    settings : Settings
+    given : sequence of array
+        The rows of the blocks, where they come as arguments; else empty.
+    """
+    work, shape = _with_values(share.work, given), share.shape
+    reducer: TreeReducer[M] = TreeReducer(shape, keep_blocks=settings.keep)
+
+    def deliver(lease: Lease, value: M) -> None:
+        reducer.add(shape.leaf(lease.position, lease.part), value)
+        feed.finished(lease.number)
+
+    with _reading(work, settings) as feed:
+        evaluate_parts(feed, task, deliver)
+        feed.check()
+    kept = {work[position].number: value for position, value in reducer.kept.items()}
+    return NodeResult(reducer.result(), kept, feed.reads)
+
+
+def evaluate_blocks(
+    task: BlockTask[Any], share: Range, settings: Settings, given: Sequence[Any]
+) -> NodeResult[Any]:
+    """The values of a task on every part of a range, in order and not merged."""
+    values: list[Any] = []
+
+    def deliver(lease: Lease, value: Any) -> None:
+        values.append(value)
+        feed.finished(lease.number)
+
+    with _reading(_with_values(share.work, given), settings) as feed:
+        evaluate_parts(feed, task, deliver)
+        feed.check()
+    return NodeResult(values, {}, feed.reads)
+
+
+def merge_nodes(
+    nodes: Sequence[NodeResult[M]], steps: tuple[tuple[int, int], ...]
+) -> NodeResult[M]:
+    """Merge the nodes of a subtree to its top."""
+    # The inputs belong to the cluster, which may hand them out again after a loss.
+    values = list(_copies([node.value for node in nodes], steps))
+    kept: dict[int, M] = {}
+    reads = Reads()
+    for node in nodes:
+        kept.update(node.kept)
+        reads.add(node.reads)
+    return NodeResult(merge_values(values, steps), kept, reads)
+
+
+def _copies(values: Sequence[M], steps: tuple[tuple[int, int], ...]) -> Iterator[M]:
+    reused = {left for left, _ in steps}
+    for index, value in enumerate(values):
+        yield copy.deepcopy(value) if index in reused else value
+
+
+def _with_values(work: tuple[BlockWork, ...], given: Sequence[Any]) -> tuple[BlockWork, ...]:
+    if not given:
+        return work
+    return tuple(
+        item._replace(block=replace(item.block, values=values))  # type: ignore[call-arg]
+        for item, values in zip(work, given, strict=True)
+    )
+
+
+@contextmanager
+def _reading(work: tuple[BlockWork, ...], settings: Settings) -> Iterator[Feed]:
+    """A feed with its reader at work, when it is this task's turn."""
+    session = _session(settings)
+    feed = Feed(work, window=settings.window, span=span(1), cache=session.cache)
+    with session.gate, single_threaded_blas(), ThreadPoolExecutor(1) as pool:
+        session.feeds[feed] = settings.run
+        reader = pool.submit(feed.read_ahead)
+        try:
+            yield feed
+        finally:
+            feed.stop()
+            wait([reader])
+            del session.feeds[feed]

@@ -1,0 +1,275 @@
+"""A cluster of processes: the conformance suite, and what only a cluster can do wrong."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from types import SimpleNamespace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster, futures_of, wait
+
+from dgmm.data.arrays import open_array
+from dgmm.data.dask import open_dask
+from dgmm.data.dataset import Rows
+from dgmm.engine import worker
+from dgmm.engine.choice import engine_for
+from dgmm.engine.dask import DaskEngine
+from dgmm.engine.dask_graph import assign
+from dgmm.engine.local import LocalEngine
+from dgmm.errors import EngineError, InvalidParameterError, MemoryLimitError
+from dgmm.testing.engines import EngineSuite, ToyTask, Trace, serial_oracle, toy
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        # As it is by default, a poisonous range takes four workers with it, a second each.
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def scale(client: Client, n_workers: int) -> None:
+    client.cluster.scale(n_workers)
+    deadline = monotonic() + 30
+    while len(client.nthreads()) != n_workers:
+        assert monotonic() < deadline, "the cluster does not scale"
+        sleep(0.02)
+
+
+@dataclass(frozen=True)
+class TraceTask(ToyTask):
+    """Like the toy, of any values."""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        return Trace(float(rows.x.sum()), rows.n_rows, str(rows.first_row))
+
+
+@dataclass(frozen=True)
+class DyingTask(ToyTask):
+    """Kills the worker that evaluates one row; only as long as a file is there, if one is named."""
+
+    row: int = 0
+    while_there: str | None = field(default=None)
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        if rows.first_row == self.row and self._deadly():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate(rows, workspace)
+
+    def _deadly(self) -> bool:
+        if self.while_there is None:
+            return True
+        try:
+            os.remove(self.while_there)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+class TestDaskEngine(EngineSuite):
+    sizes = (1, 3, 2)
+
+    @pytest.fixture(autouse=True)
+    def _on(self, client: Client) -> None:
+        self.client = client
+
+    def engine(self, size: int) -> AbstractContextManager[Any]:
+        scale(self.client, size)
+        return nullcontext(DaskEngine(self.client))
+
+
+@pytest.fixture
+def engine(client: Client) -> DaskEngine:
+    scale(client, 2)
+    return DaskEngine(client)
+
+
+def test_same_bits_as_threads(engine: DaskEngine) -> None:
+    values = np.random.default_rng(0).normal(size=(5000, 3))
+    dataset = open_array(values, block_bytes=2400)
+    with LocalEngine(2).session(dataset) as session:
+        expected = session.run(TraceTask()).total
+    with engine.session(dataset) as session:
+        assert session.run(TraceTask()).total == expected
+        assert session.run(TraceTask()).total == expected
+
+
+def test_rows_in_memory_are_shipped_once(engine: DaskEngine) -> None:
+    dataset = open_array(np.ones((1000, 2)), block_bytes=1600)
+    with engine.session(dataset) as session:
+        session.run(TraceTask())
+        handles = list(session._held.handles)
+        session.run(TraceTask())
+        assert all(one is two for one, two in zip(handles, session._held.handles, strict=True))
+
+
+def test_rows_in_memory_that_a_worker_lost_are_shipped_again(engine: DaskEngine) -> None:
+    dataset = open_array(np.arange(2000.0).reshape(1000, 2), block_bytes=1600)
+    with engine.session(dataset) as session:
+        expected = session.run(TraceTask()).total
+        engine.client.run(die, workers=[session._held.workers[0]], wait=False)
+        assert session.run(TraceTask()).total == expected
+
+
+async def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_persisted_blocks_stay_where_they_are(engine: DaskEngine) -> None:
+    client = engine.client
+    lazy = da.random.default_rng(1).normal(size=(4000, 3), chunks=(250, 3))
+    array = client.persist(lazy)
+    dataset = open_dask(array, block_bytes=6000)
+    with client.as_current():
+        wait(array)
+    before = {key: set(where) for key, where in client.who_has(futures_of(array)).items()}
+    with engine.session(dataset) as session:
+        total = session.run(TraceTask()).total
+        assert session.run(TraceTask()).total == total
+        assert session.counters.block_reads == 0
+        assert [value.count for _, value in session.stream(TraceTask())] == [250] * 16
+    assert {key: set(where) for key, where in client.who_has(futures_of(array)).items()} == before
+    dense = open_array(array.compute(scheduler=client), block_bytes=6000)
+    with LocalEngine(2).session(dense) as session:
+        assert session.run(TraceTask()).total == total
+
+
+def test_persisted_chunks_that_are_joined(engine: DaskEngine) -> None:
+    array = engine.client.persist(da.ones((4000, 3), chunks=(100, 3)))
+    with engine.session(open_dask(array, block_bytes=24_000)) as session:
+        assert session.run(TraceTask()).total.count == 4000
+
+
+def test_any_graph(engine: DaskEngine) -> None:
+    array = da.arange(3000, chunks=300).astype(float).reshape(1000, 3)
+    with engine.session(open_dask(array, block_bytes=2400)) as session:
+        assert session.run(TraceTask()).total.total == 3000 * 2999 / 2
+
+
+def test_persisted_data_runs_where_it_is_by_default(client: Client) -> None:
+    array = client.persist(da.ones((400, 3), chunks=(100, 3)))
+    assert engine_for(None, open_dask(array, block_bytes=2400)).client is client
+    assert engine_for(None, toy()) == LocalEngine()
+
+
+@dataclass(frozen=True)
+class LargeTask(ToyTask):
+    """Carries many parameters."""
+
+    parameters: Any = None
+
+
+def test_large_parameters(engine: DaskEngine) -> None:
+    dataset, task = toy(), LargeTask(parameters=np.ones(2**17))
+    with engine.session(dataset) as session:
+        assert session.run(task).total == serial_oracle(dataset, ToyTask()).total
+
+
+def test_a_pass_costs_little(engine: DaskEngine) -> None:
+    with engine.session(toy((4,) * 64)) as session:
+        session.run(ToyTask())
+        start = monotonic()
+        for _ in range(10):
+            session.run(ToyTask())
+        # Ten times what was measured on two quiet cores: a guard, not a benchmark.
+        assert (monotonic() - start) / 10 < 0.3
+
+
+def test_lost_worker_does_not_change_the_result(engine: DaskEngine, tmp_path: Any) -> None:
+    dataset, flag = toy(), tmp_path / "once"
+    flag.touch()
+    with engine.session(dataset) as session:
+        found = session.run(DyingTask(row=26, while_there=str(flag))).total
+        assert not flag.exists()
+        assert found == serial_oracle(dataset, ToyTask()).total
+        assert session.run(ToyTask()).total == found
+
+
+def test_a_range_that_kills_its_workers_is_named(engine: DaskEngine) -> None:
+    with engine.session(toy((9, 9, 9, 9))) as session:
+        with pytest.raises(EngineError, match=r"block.* 2.* lost its worker"):
+            session.run(DyingTask(row=21))
+        assert session.run(ToyTask()).total.count == 36
+
+
+def test_no_workers_is_an_error_within_the_deadline(client: Client) -> None:
+    scale(client, 0)
+    engine = DaskEngine(client, no_workers_timeout=0.2)
+    with pytest.raises(EngineError, match=r"no workers for 0\.2 seconds"):
+        engine.session(toy())
+
+
+def test_workers_forget_a_closed_session(engine: DaskEngine) -> None:
+    dataset = toy()
+    with engine.session(dataset) as session:
+        session.run(ToyTask())
+        assert sum(engine.client.run(cached_bytes).values()) == dataset.nbytes
+    deadline = monotonic() + 30
+    while any(engine.client.run(cached_bytes).values()):
+        assert monotonic() < deadline
+        sleep(0.02)
+
+
+def cached_bytes() -> int:
+    return sum(session.cache.nbytes for session in worker._sessions.values())
+
+
+def test_scheduler_forgets_the_tasks_of_a_pass(engine: DaskEngine) -> None:
+    def n_tasks(dask_scheduler: Any = None) -> int:
+        return len(dask_scheduler.tasks)
+
+    with engine.session(toy()) as session:
+        session.run(ToyTask())
+        handles = engine.client.run_on_scheduler(n_tasks)
+        for _ in range(3):
+            session.run(ToyTask())
+        assert engine.client.run_on_scheduler(n_tasks) <= handles
+    deadline = monotonic() + 30
+    while engine.client.run_on_scheduler(n_tasks):
+        assert monotonic() < deadline
+        sleep(0.02)
+
+
+def test_limit_of_a_worker_is_held(engine: DaskEngine) -> None:
+    with pytest.raises(MemoryLimitError, match="blocks in flight"):
+        engine.session(toy((2**22,) * 2, part_rows=2**20), memory_limit=60 * MIB)
+    big = open_array(np.ones((2**21, 4)), block_bytes=MIB)
+    with pytest.raises(MemoryLimitError, match="Zarr"):
+        engine.session(big, memory_limit=48 * MIB)
+
+
+def test_asynchronous_client_is_refused() -> None:
+    with pytest.raises(InvalidParameterError, match="asynchronous"):
+        DaskEngine(SimpleNamespace(asynchronous=True))  # type: ignore[arg-type]
+
+
+def test_pickle_drops_the_client(engine: DaskEngine) -> None:
+    assert pickle.loads(pickle.dumps(engine)).client is None
+    assert engine.client.scheduler.address in repr(engine)
+    assert engine == DaskEngine(engine.client)
+    assert engine != DaskEngine()
+
+
+def test_assignment_keeps_what_it_can() -> None:
+    first = assign([1] * 8, ["b", "a"], [None] * 8)
+    assert first == ["a"] * 4 + ["b"] * 4
+    assert assign([1] * 8, ["b", "c"], first) == ["c"] * 4 + ["b"] * 4
+    assert assign([1] * 8, ["a", "b", "c"], first) == first
+    assert assign([1] * 8, ["b"], first) == ["b"] * 8

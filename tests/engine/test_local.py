@@ -1,0 +1,238 @@
+"""Threads: the conformance suite, and what only threads can do wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from dgmm.data.dataset import Rows
+from dgmm.engine.blas import single_threaded_blas
+from dgmm.engine.choice import engine_from
+from dgmm.engine.local import LocalEngine
+from dgmm.errors import InvalidParameterError, MemoryLimitError, SourceError
+from dgmm.testing.engines import EngineSuite, ToyBlock, ToyTask, Trace, serial_oracle, toy
+
+MIB = 2**20
+
+
+class Relay:
+    """Lets the even calls of two threads return only after the odd one that follows."""
+
+    def __init__(self, n_calls: int) -> None:
+        self._n_calls, self._calls = n_calls, 0
+        self._lock = threading.Lock()
+        self._returned = [threading.Event() for _ in range(n_calls + 1)]
+
+    def enter(self) -> int:
+        with self._lock:
+            self._calls += 1
+            return self._calls - 1
+
+    def leave(self, call: int) -> None:
+        if call % 2 == 0 and call + 1 < self._n_calls:
+            # One thread alone would wait for itself.
+            self._returned[call + 1].wait(0.01)
+        self._returned[call].set()
+
+
+@dataclass(frozen=True)
+class ShuffledTask(ToyTask):
+    relay: Any = None
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        call = self.relay.enter()
+        value = super().evaluate(rows, workspace)
+        self.relay.leave(call)
+        return value
+
+
+class TestLocalEngine(EngineSuite):
+    def engine(self, size: int) -> Any:
+        return nullcontext(LocalEngine(size))
+
+    def shuffled(self, task: ToyTask) -> ToyTask:
+        return ShuffledTask(relay=Relay(len(toy().parts)))
+
+
+@dataclass(frozen=True)
+class WaitingTask(ToyTask):
+    """Says that it has begun, and waits to be let go."""
+
+    begun: Any = field(default_factory=threading.Event)
+    go: Any = field(default_factory=threading.Event)
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        self.begun.set()
+        assert self.go.wait(30)
+        return super().evaluate(rows, workspace)
+
+
+def test_number_of_threads_is_checked() -> None:
+    with pytest.raises(InvalidParameterError, match="n_threads=0"):
+        LocalEngine(0)
+
+
+def test_equality_and_repr() -> None:
+    assert LocalEngine(2) == LocalEngine(2)
+    assert LocalEngine(2) != LocalEngine(3)
+    assert repr(LocalEngine(2)) == "LocalEngine(n_threads=2)"
+    assert len({LocalEngine(), LocalEngine(None)}) == 1
+
+
+def test_survives_clone_of_an_estimator() -> None:
+    from sklearn.base import BaseEstimator, clone
+
+    class Estimator(BaseEstimator):
+        def __init__(self, engine: Any = None) -> None:
+            self.engine = engine
+
+    engine = LocalEngine(3)
+    assert clone(Estimator(engine)).engine is engine
+
+
+def test_engine_from() -> None:
+    assert engine_from(None) == engine_from("local") == LocalEngine()
+    assert engine_from(LocalEngine(3)) == LocalEngine(3)
+    for wrong in ("spark", 3, LocalEngine):
+        with pytest.raises(InvalidParameterError, match="engine="):
+            engine_from(wrong)  # type: ignore[arg-type]
+
+
+def test_one_huge_block_is_shared_by_all_threads() -> None:
+    barrier = threading.Barrier(4)
+
+    @dataclass(frozen=True)
+    class Together(ToyTask):
+        def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+            barrier.wait(30)
+            return super().evaluate(rows, workspace)
+
+    dataset = toy((24,))
+    with LocalEngine(4).session(dataset) as session:
+        assert session.run(Together()).total == serial_oracle(dataset, ToyTask()).total
+
+
+def test_stream_looks_ahead_a_bounded_number_of_parts() -> None:
+    evaluated: list[int] = []
+
+    @dataclass(frozen=True)
+    class Noted(ToyTask):
+        def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+            evaluated.append(rows.first_row)
+            return super().evaluate(rows, workspace)
+
+    with LocalEngine(2).session(toy((3,) * 500)) as session:
+        for count, _ in enumerate(session.stream(Noted()), start=1):
+            assert len(evaluated) <= count + 8
+
+
+def test_threads_end_with_the_session_and_the_stream() -> None:
+    before = threading.active_count()
+    with LocalEngine(3).session(toy((3,) * 500)) as session:
+        session.run(ToyTask())
+        stream = session.stream(ToyTask())
+        next(stream)
+        stream.close()
+        del stream
+    assert threading.active_count() == before
+
+
+def test_passes_of_several_callers_take_turns() -> None:
+    dataset, found = toy(), []
+    with LocalEngine(2).session(dataset) as session:
+        callers = [
+            threading.Thread(target=lambda: found.append(session.run(ToyTask()).total))
+            for _ in range(4)
+        ]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(30)
+        assert session.counters.passes == 4
+    assert found == [serial_oracle(dataset, ToyTask()).total] * 4
+
+
+def test_interrupt_stops_the_pass_and_leaves_the_session_usable() -> None:
+    task, dataset = WaitingTask(), toy()
+
+    def interrupt() -> None:
+        task.begun.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+        task.go.set()
+
+    with LocalEngine(2).session(dataset) as session:
+        helper = threading.Thread(target=interrupt)
+        helper.start()
+        with pytest.raises(KeyboardInterrupt):
+            # A pass that happens to end first is followed by another.
+            while True:
+                session.run(task)
+        helper.join(30)
+        assert session.run(ToyTask()).total == serial_oracle(dataset, ToyTask()).total
+
+
+def test_block_that_changed_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Shrunk(ToyBlock):
+        def read(self) -> Rows:
+            return super().read().part(0, 1)
+
+    dataset = toy((4,))
+    block = dataset.blocks[0]
+    shrunk = replace(dataset, blocks=(Shrunk(0, 4, 2, block.dtype),))
+    with (
+        LocalEngine(1).session(shrunk) as session,
+        pytest.raises(SourceError, match="may have changed"),
+    ):
+        session.run(ToyTask())
+
+
+def test_limit_too_small_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(MemoryLimitError, match="raise memory_limit"):
+        LocalEngine(2).session(toy(broken=0), memory_limit=MIB)
+    with LocalEngine(2).session(toy(), memory_limit=64 * MIB) as session:
+        with pytest.raises(MemoryLimitError, match="fewer components"):
+            session.run(ToyTask(workspace_bytes=100 * MIB))
+        session.run(ToyTask())
+
+
+def blas_threads() -> set[int]:
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+
+def test_blas_is_single_threaded_within_and_restored_after() -> None:
+    seen = []
+
+    @dataclass(frozen=True)
+    class Looking(ToyTask):
+        def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+            seen.append(blas_threads())
+            return super().evaluate(rows, workspace)
+
+    np.ones((2, 2)) @ np.ones((2, 2))
+    before = blas_threads()
+    with LocalEngine(2).session(toy()) as outer, LocalEngine(2).session(toy()) as inner:
+        stream = outer.stream(Looking())
+        next(stream)
+        inner.run(Looking())
+        assert blas_threads() == {1}
+        stream.close()
+        assert blas_threads() == before
+    assert all(threads == {1} for threads in seen)
+
+
+def test_overlapping_limits_are_counted() -> None:
+    before = blas_threads()
+    with single_threaded_blas():
+        with single_threaded_blas():
+            pass
+        assert blas_threads() == {1}
+    assert blas_threads() == before

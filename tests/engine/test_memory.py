@@ -1,0 +1,128 @@
+"""What is projected is enough: plans, the cache, and measured peaks against the limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgmm.data.dataset import Rows
+from dgmm.engine.cache import BlockCache, held_bytes
+from dgmm.engine.memory import Demand, MemoryMeter, plan_memory
+from dgmm.errors import MemoryLimitError
+
+MIB = 2**20
+SCRIPT = Path(__file__).with_name("measure_memory.py")
+
+demand = Demand(16 * MIB, 1, 1000 * MIB, workspace_bytes=8 * MIB, result_bytes=MIB, height=6)
+
+
+@given(st.integers(1, 4096), st.integers(1, 64), st.integers(1, 50))
+def test_a_plan_stays_within_its_limit(limit: int, n_threads: int, block_parts: int) -> None:
+    try:
+        plan = plan_memory(replace(demand, block_parts=block_parts), n_threads, limit * MIB)
+    except MemoryLimitError:
+        assert limit < 200
+        return
+    assert plan.projected <= plan.limit
+    assert 1 <= plan.n_threads <= n_threads
+    assert plan.window >= 1
+
+
+def test_more_memory_is_never_worse() -> None:
+    plans = [plan_memory(demand, 8, limit * MIB) for limit in range(80, 2000, 20)]
+    threads = [plan.n_threads for plan in plans]
+    assert threads == sorted(threads)
+    assert (threads[0], threads[-1]) == (1, 8)
+    assert plans[-1].cache_bytes == demand.dataset_bytes
+
+
+def test_threads_share_a_block_of_many_parts() -> None:
+    assert demand.computing(8) == 8
+    assert replace(demand, block_parts=100).computing(8) == 2
+    assert demand.computing(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_bytes": 500 * MIB}, "blocks in flight 500 MiB.*smaller chunks"),
+        ({"workspace_bytes": 500 * MIB}, "workspaces of threads 500 MiB.*fewer components"),
+        ({"result_bytes": 50 * MIB}, "results waiting in the tree.*fewer components"),
+        ({"other": {"reserved by the caller": 500 * MIB}}, "reserved by the caller 500 MiB"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MemoryLimitError, match=f"(?s)memory_limit is 256 MiB.*{message}"):
+        plan_memory(replace(demand, **change), 2, 256 * MIB)
+
+
+def test_asking_for_what_the_message_says_is_enough() -> None:
+    with pytest.raises(MemoryLimitError) as caught:
+        plan_memory(demand, 2, MIB)
+    needed = int(str(caught.value).split("projected to need ")[1].split()[0])
+    assert plan_memory(demand, 2, needed * MIB).n_threads == 1
+    with pytest.raises(MemoryLimitError):
+        plan_memory(demand, 2, (needed - 1) * MIB)
+
+
+def test_cache_keeps_what_came_first() -> None:
+    cache = BlockCache(250)
+    for number in range(4):
+        cache.offer(number, Rows(np.zeros((1, 100), np.int8)))
+    assert [number in cache for number in range(4)] == [True, True, False, False]
+    cache.resize(150)
+    assert [number in cache for number in range(4)] == [True, False, False, False]
+    assert cache.nbytes == 100
+    cache.clear()
+    assert cache.get(0) is None
+    assert cache.nbytes == 0
+
+
+def test_a_view_counts_as_the_array_that_it_keeps() -> None:
+    whole = np.zeros((10, 10))
+    assert held_bytes(Rows(whole[:2], weight=np.ones(2))) == 800 + 16
+
+
+def test_meter_sees_a_passing_peak() -> None:
+    meter = MemoryMeter()
+    array = np.ones(64 * MIB, np.int8)
+    del array
+    assert 60 * MIB < meter.peak() < 80 * MIB
+
+
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_peak_stays_within_the_limit(engine: str, tmp_path: Path) -> None:
+    limit = 80 * MIB
+    path = tmp_path / "rows.npy"
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, (5 * limit // 256, 64))
+    rows[:] = np.arange(64)
+    del rows
+    found = measured(engine, path, limit)
+    assert found["nbytes"] >= 4 * limit
+    assert found["projected"] <= limit
+    assert max(found["peaks"]) <= limit
+
+
+def measured(engine: str, path: Path, limit: int) -> dict[str, Any]:
+    root = str(SCRIPT.parents[2])
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), engine, str(path), str(limit)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
