@@ -13,6 +13,7 @@ from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.engine.base import Engine, Session
+from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
 from dgmm.guard import Level
@@ -96,9 +97,12 @@ def fit_dataset(
     profile_task = _profile_task(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
     reserved = _reserved_bytes(parameters, dataset, profile_task)
-    with engine.session(
+    session = engine.session(
         dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved
-    ) as session:
+    )
+    # One thread for the products between passes too: their bits must not depend on the machine, and
+    # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
+    with single_threaded_blas(), session:
         profile = session.run(profile_task).total
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
