@@ -156,7 +156,7 @@ def _pass(
     task = BatchPass(kernels, device=context.device)
     merged = context.session.run(task).total
     totals = [_total(context, mixture) for mixture in mixtures]
-    return list(task.finish(merged, totals).members)
+    return list(task.finish(merged, mixtures, totals).members)
 
 
 def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:

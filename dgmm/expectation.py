@@ -51,15 +51,16 @@ def plan_batch(
     quadratic : bool, default=True
         False lets tied families go without their quadratic term.
     """
-    shared: dict[tuple[Level, bool], list[Member]] = {}
+    shared: dict[tuple[Level, bool], list[tuple[Member, Mixture]]] = {}
     kernels: list[Kernel] = []
     for index, (mixture, level) in enumerate(zip(mixtures, levels, strict=True)):
-        member = Member(index, mixture, quadratic or not mixture.family.is_tied)
+        needs_all = quadratic or not mixture.family.is_tied
+        member = Member.of(index, mixture, quadratic=needs_all)
         if level is Level.CENTRED:
-            kernels.append(CentredKernel(member))
+            kernels.append(CentredKernel.build(member, mixture))
         else:
             whitened = frames.at(level, mixture.family.shape) is frames.whitened
-            shared.setdefault((level, whitened), []).append(member)
+            shared.setdefault((level, whitened), []).append((member, mixture))
     for (level, whitened), members in sorted(shared.items()):
         frame = frames.whitened if whitened else frames.plain
         for group in _stacks(members):
@@ -67,15 +68,15 @@ def plan_batch(
     return tuple(kernels)
 
 
-def _stacks(members: list[Member]) -> Iterator[list[Member]]:
-    stack: list[Member] = []
+def _stacks(members: list[tuple[Member, Mixture]]) -> Iterator[list[tuple[Member, Mixture]]]:
+    stack: list[tuple[Member, Mixture]] = []
     size = 0
-    for member in members:
-        if stack and size + member.mixture.n_components > _MOST_STACKED:
+    for member, mixture in members:
+        if stack and size + member.n_components > _MOST_STACKED:
             yield stack
             stack, size = [], 0
-        stack.append(member)
-        size += member.mixture.n_components
+        stack.append((member, mixture))
+        size += member.n_components
     yield stack
 
 
@@ -139,7 +140,10 @@ class BatchPass:
             yield member, scalar.statistics(to_host(moments), kernel.frame, rows, member.log_offset)
 
     def finish(
-        self, statistics: BatchStatistics, totals: Sequence[Array | None]
+        self,
+        statistics: BatchStatistics,
+        mixtures: Sequence[Mixture],
+        totals: Sequence[Array | None],
     ) -> BatchStatistics:
         """Statistics of all rows, with what only their sum can tell.
 
@@ -147,6 +151,8 @@ class BatchPass:
         ----------
         statistics : BatchStatistics
             Merged over all rows.
+        mixtures : sequence of Mixture
+            The batch.
         totals : sequence of array or None
             For each mixture, the scatter of all rows about the frame's origin, in the stored shape
             of its family; used where a tied family went without its quadratic term.
@@ -154,13 +160,13 @@ class BatchPass:
         done = list(statistics.members)
         for kernel in self.kernels:
             for position, member in enumerate(kernel.members):
-                one = done[member.index]
-                shift = _rounding(kernel, position, one)
+                one, mixture = done[member.index], mixtures[member.index]
+                shift = _rounding(kernel, position, mixture, one)
                 if not member.quadratic and isinstance(kernel, FeatureKernel):
                     total = totals[member.index]
                     assert total is not None
                     one = replace(one, total=total, peak=-np.inf)
-                    shift += _tied_quadratic(member.mixture, total)
+                    shift += _tied_quadratic(mixture, total)
                 done[member.index] = replace(one, log_likelihood=one.log_likelihood + shift)
         return BatchStatistics(tuple(done))
 
@@ -200,13 +206,14 @@ class _Scalars:
         )
 
 
-def _rounding(kernel: Kernel, position: int, statistics: SufficientStatistics) -> float:
+def _rounding(
+    kernel: Kernel, position: int, mixture: Mixture, statistics: SufficientStatistics
+) -> float:
     """What rounding Θ to float32 took from the log-likelihood: Σ_k ⟨θ_k − fl32(θ_k), S_k⟩."""
     if not isinstance(kernel, FeatureKernel) or kernel.dtype == "float64":
         return 0.0
-    member = kernel.members[position]
-    exact = member.coefficients(kernel.frame)
-    live = member.mixture.weights > 0
+    exact = kernel.members[position].coefficients(mixture, kernel.frame)
+    live = mixture.weights > 0
     lost = exact[live] - exact[live].astype(kernel.dtype)
     return float(np.sum(lost * statistics.moments[live]))
 
@@ -249,7 +256,7 @@ class RowPass:
     @property
     def value_shape(self) -> tuple[int, ...]:
         """Shape of one row's value."""
-        k = self.kernel.members[0].mixture.n_components
+        k = self.kernel.members[0].n_components
         return (k,) if self.output == "responsibilities" else ()
 
     @property

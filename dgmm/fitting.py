@@ -97,9 +97,7 @@ def fit_dataset(
     profile_task = _profile_task(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
     reserved = _reserved_bytes(parameters, dataset, profile_task)
-    session = engine.session(
-        dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved
-    )
+    session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     with single_threaded_blas(), session:

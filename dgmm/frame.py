@@ -45,6 +45,10 @@ class Frame:
     def __hash__(self) -> int:
         return hash((self.origin.tobytes(), None if self.factor is None else self.factor.tobytes()))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Origin and factor alone: the inverse is not worth sending."""
+        return {"origin": self.origin, "factor": self.factor}
+
     @property
     def n_features(self) -> int:
         return int(self.origin.shape[-1])

@@ -69,14 +69,14 @@ class Frames:
 def condition(mixture: Mixture, frame: Frame, *, quadratic: bool = True) -> float:
     """κ² of a mixture in a frame; without the quadratic term, of its linear part alone."""
     shape, k = mixture.family.shape, mixture.n_components
-    factor = shape.to_frame(mixture.factors, frame)
-    precision = mixture.family.per_component(shape.precision(shape.invert(factor)), k)
-    means = frame.points_to_frame(mixture.means)
+    there = mixture.in_frame(frame)
+    precision = mixture.family.per_component(there.precision, k)
     if quadratic:
-        factor = mixture.family.per_component(factor, k)
-        return float(np.max(shape.condition(precision, factor, means)))
-    reach = np.max(np.abs(means), axis=0) + shape.spread(factor, mixture.n_features)
-    return float(np.max(np.abs(shape.times(precision, means)) @ reach))
+        factors = mixture.family.per_component(there.factors, k)
+        return float(np.max(shape.condition(precision, factors, there.means)))
+    spread = shape.spread(there.factors, mixture.n_features)
+    reach = np.max(np.abs(there.means), axis=0) + spread
+    return float(np.max(np.abs(shape.times(precision, there.means)) @ reach))
 
 
 def safe_level(mixture: Mixture, frames: Frames, least: Level, *, quadratic: bool = True) -> Level:
@@ -95,5 +95,5 @@ def safe_level(mixture: Mixture, frames: Frames, least: Level, *, quadratic: boo
 def _fits_float32(mixture: Mixture, frames: Frames, frame: Frame) -> bool:
     """True if neither the squares of the rows nor the precisions leave float32's range."""
     shape = mixture.family.shape
-    spread = shape.spread(shape.to_frame(mixture.factors, frame), mixture.n_features)
+    spread = shape.spread(mixture.in_frame(frame).factors, mixture.n_features)
     return frames.float32_fits and float(np.min(spread)) > _LEAST_SPREAD

@@ -32,27 +32,28 @@ class Member:
     ----------
     index : int
         Its place in the batch.
-    mixture : Mixture
+    n_components : int
+    log_offset : float
+        What a kernel's log joint densities are short of the mixture's. The normalising constants
+        grow with the number of features and the units of the data, and no digit of a float32 sum
+        should go to them.
     quadratic : bool
         False where a tied family goes without −½ zᵀ P z.
     """
 
     index: int
-    mixture: Mixture
+    n_components: int
+    log_offset: float
     quadratic: bool = True
 
-    @property
-    def log_offset(self) -> float:
-        """What a kernel's log joint densities are short of the mixture's.
+    @classmethod
+    def of(cls, index: int, mixture: Mixture, *, quadratic: bool = True) -> Member:
+        """The member that stands for a mixture."""
+        return cls(index, mixture.n_components, mixture.peak_log_density, quadratic)
 
-        The normalising constants grow with the number of features and the units of the data, and no
-        digit of a float32 sum should go to them.
-        """
-        return self.mixture.peak_log_density
-
-    def coefficients(self, frame: Frame) -> Array:
+    def coefficients(self, mixture: Mixture, frame: Frame) -> Array:
         """Θ of the log joint densities less :attr:`log_offset`, in float64."""
-        theta = density_coefficients(self.mixture, frame, quadratic=self.quadratic)
+        theta = density_coefficients(mixture, frame, quadratic=self.quadratic)
         theta[:, 0] -= self.log_offset
         return theta
 
@@ -133,11 +134,13 @@ class FeatureKernel:
     blocks: tuple[CoefficientBlock, ...]
 
     @classmethod
-    def build(cls, members: list[Member], frame: Frame, dtype: str) -> FeatureKernel:
+    def build(
+        cls, members: list[tuple[Member, Mixture]], frame: Frame, dtype: str
+    ) -> FeatureKernel:
         """Group members by the features they use."""
         by_size: dict[int, list[tuple[int, Array]]] = {}
-        for position, member in enumerate(members):
-            theta = member.coefficients(frame)
+        for position, (member, mixture) in enumerate(members):
+            theta = member.coefficients(mixture, frame)
             # Finite, or the product would multiply −inf by the zeros that BLAS pads its tiles with.
             theta[:, 0] = np.maximum(theta[:, 0], float(np.finfo(dtype).min) / 4)
             by_size.setdefault(theta.shape[1], []).append((position, theta))
@@ -148,7 +151,7 @@ class FeatureKernel:
             )
             for _, group in sorted(by_size.items())
         )
-        return cls(frame, dtype, tuple(members), blocks)
+        return cls(frame, dtype, tuple(member for member, _ in members), blocks)
 
     @cached_property
     def layout(self) -> Layout:
@@ -198,7 +201,7 @@ class FeatureKernel:
             xp.matmul(theta, ws.features[: theta.shape[1], : ws.n_rows], out=joint)
             offset = 0
             for position in block.members:
-                size = self.members[position].mixture.n_components
+                size = self.members[position].n_components
                 results[position] = joint[offset : offset + size]
                 offset += size
             start = stop
@@ -222,7 +225,7 @@ class FeatureKernel:
     def zeros(self, xp: ModuleType) -> list[Any]:
         sizes = {p: block.theta.shape[1] for block in self.blocks for p in block.members}
         return [
-            xp.zeros((member.mixture.n_components, sizes[position]))
+            xp.zeros((member.n_components, sizes[position]))
             for position, member in enumerate(self.members)
         ]
 
@@ -253,43 +256,54 @@ class CentredKernel:
     Parameters
     ----------
     member : Member
+    frame : Frame
+        The components' means and factors.
+    constants : array of shape (n_components,)
+        Log joint densities at the means, less the member's offset.
+    n_moments : int
+        Size of the leading block of features that is summed.
     """
 
     member: Member
+    frame: Frame
+    constants: Array
+    n_moments: int
+
+    @classmethod
+    def build(cls, member: Member, mixture: Mixture) -> CentredKernel:
+        """The kernel of a mixture."""
+        family = mixture.family
+        factors = family.per_component(mixture.factors, mixture.n_components)
+        if factors.ndim == 1:
+            factors = np.repeat(factors[:, None], mixture.n_features, axis=1)
+        constants = mixture.log_weights + mixture.log_normalizers - member.log_offset
+        n_moments = family.shape.block(Layout(mixture.n_features))
+        return cls(member, Frame(mixture.means, np.array(factors)), constants, n_moments)
 
     @property
     def members(self) -> tuple[Member, ...]:
         return (self.member,)
 
     @cached_property
-    def frame(self) -> Frame:
-        mixture = self.member.mixture
-        family = mixture.family
-        factors = family.per_component(mixture.factors, mixture.n_components)
-        if factors.ndim == 1:
-            factors = np.repeat(factors[:, None], mixture.n_features, axis=1)
-        return Frame(mixture.means, np.array(factors))
-
-    @cached_property
     def layout(self) -> Layout:
         return Layout(self.frame.n_features)
 
     def tile_rows(self, xp: ModuleType) -> int:
-        return tile_rows(4 * self.frame.n_features + self.member.mixture.n_components, 8, xp)
+        return tile_rows(4 * self.frame.n_features + self.member.n_components, 8, xp)
 
     def workspace_bytes(self, xp: ModuleType) -> int:
-        rows, mixture = self.tile_rows(xp), self.member.mixture
-        tile = 8 * rows * (4 * mixture.n_features + mixture.n_components + 8)
-        return tile + 2 * self.frame.inverse.nbytes + 16 * mixture.n_features**2
+        d = self.frame.n_features
+        tile = 8 * self.tile_rows(xp) * (4 * d + self.member.n_components + 8)
+        return tile + 2 * self.frame.inverse.nbytes + 16 * d**2
 
     def workspace(self, xp: ModuleType) -> SimpleNamespace:
-        mixture = self.member.mixture
-        shape = (mixture.n_features, self.tile_rows(xp))
+        shape = (self.frame.n_features, self.tile_rows(xp))
         return SimpleNamespace(
-            means=xp.asarray(mixture.means),
+            means=xp.asarray(self.frame.origin),
             whitening=xp.asarray(self.frame.inverse),
-            constants=mixture.log_weights + mixture.log_normalizers - self.member.log_offset,
-            log_joint=xp.empty((mixture.n_components, shape[1])),
+            constants=self.constants,
+            pairs=tuple(xp.asarray(index) for index in self.layout.upper),
+            log_joint=xp.empty((self.member.n_components, shape[1])),
             white=xp.empty(shape),
             weighted=xp.empty(shape),
             x=None,
@@ -298,7 +312,7 @@ class CentredKernel:
     def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
         ws.x = x
         joint = ws.log_joint[:, : x.shape[0]]
-        for k in range(self.member.mixture.n_components):
+        for k in range(self.member.n_components):
             white = self._whiten(k, ws, xp)
             joint[k] = ws.constants[k] - 0.5 * xp.einsum("db,db->b", white, white)
         return [joint]
@@ -311,8 +325,7 @@ class CentredKernel:
         return xp.multiply(centred.T, ws.whitening[k][:, None], out=white)
 
     def zeros(self, xp: ModuleType) -> list[Any]:
-        mixture = self.member.mixture
-        return [xp.zeros((mixture.n_components, mixture.family.shape.block(self.layout)))]
+        return [xp.zeros((self.member.n_components, self.n_moments))]
 
     def accumulate(
         self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, xp: ModuleType
@@ -324,10 +337,11 @@ class CentredKernel:
             weighted = xp.multiply(white, weight[k], out=ws.weighted[:, : white.shape[1]])
             out[k, 0] += weight[k].sum()
             out[k, self.layout.means] += weighted.sum(axis=1)
-            self._add_squares(out[k], white, weighted, xp)
+            self._add_squares(out[k], weighted, ws, xp)
 
-    def _add_squares(self, out: Any, white: Any, weighted: Any, xp: ModuleType) -> None:
-        layout, size = self.layout, out.shape[0]
+    def _add_squares(self, out: Any, weighted: Any, ws: Any, xp: ModuleType) -> None:
+        layout, size = self.layout, self.n_moments
+        white = ws.white[:, : weighted.shape[1]]
         if size < layout.full:
             squares = xp.einsum("db,db->d", weighted, white)
             out[layout.norm] += squares.sum()
@@ -335,7 +349,7 @@ class CentredKernel:
                 out[layout.squares] += squares
             return
         product = xp.matmul(weighted, white.T)
-        rows, columns = layout.upper
+        rows, columns = ws.pairs
         out[layout.norm] += xp.trace(product)
         out[layout.squares] += xp.diagonal(product)
         out[layout.pairs] += product[rows, columns]

@@ -6,7 +6,7 @@ free parameters, and the coefficients in which the log joint density is linear i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,6 +21,33 @@ __all__ = ["Mixture", "density_coefficients", "frame_of", "whitened_frame"]
 
 Array = np.ndarray[Any, Any]
 _LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+@dataclass(frozen=True, eq=False)
+class InFrame:
+    """A mixture in the coordinates of a shared frame; the notation is that of :mod:`dgmm.shapes`.
+
+    Parameters
+    ----------
+    frame : Frame
+    factors, whitener, precision : array
+        R, W and P in the stored shape, without a component axis in tied families.
+    means : array of shape (n_components, n_features)
+    """
+
+    frame: Frame
+    factors: Array
+    whitener: Array
+    precision: Array
+    means: Array
+
+
+def _in_frame(mixture: Mixture, frame: Frame) -> InFrame:
+    shape = mixture.family.shape
+    factors = shape.to_frame(mixture.factors, frame)
+    whitener = shape.invert(factors)
+    means = frame.points_to_frame(mixture.means)
+    return InFrame(frame, factors, whitener, shape.precision(whitener), means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +150,24 @@ class Mixture:
         with np.errstate(divide="ignore"):
             return np.log(self.weights)
 
+    def in_frame(self, frame: Frame) -> InFrame:
+        """Factors, whiteners, precisions and means in the coordinates of a shared frame.
+
+        Kept for the frames it was asked for last, since the guard, the coefficients and the
+        correction for rounding ask one after the other.
+        """
+        kept: dict[int, InFrame] = self.__dict__.setdefault("_in_frame", {})
+        found = kept.get(id(frame))
+        if found is None or found.frame is not frame:
+            while len(kept) > 1:
+                kept.pop(next(iter(kept)))
+            found = kept[id(frame)] = _in_frame(self, frame)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The parameters alone: what follows from them is not worth sending."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
     @property
     def peak_log_density(self) -> float:
         """max_k −½ log det 2πΣ_k: no row's log density can exceed it."""
@@ -147,12 +192,11 @@ def density_coefficients(mixture: Mixture, frame: Frame, *, quadratic: bool = Tr
     """
     shape, k = mixture.family.shape, mixture.n_components
     layout = Layout(mixture.n_features)
-    whitener = shape.invert(shape.to_frame(mixture.factors, frame))
-    precision = mixture.family.per_component(shape.precision(whitener), k)
-    whitener = mixture.family.per_component(whitener, k)
-    means = frame.points_to_frame(mixture.means)
-    linear = shape.times(precision, means)
-    white_means = shape.times(whitener, means)
+    there = mixture.in_frame(frame)
+    precision = mixture.family.per_component(there.precision, k)
+    whitener = mixture.family.per_component(there.whitener, k)
+    linear = shape.times(precision, there.means)
+    white_means = shape.times(whitener, there.means)
     constant = mixture.log_weights + mixture.log_normalizers - 0.5 * np.sum(white_means**2, axis=1)
     columns = [constant[:, None], linear]
     if quadratic:

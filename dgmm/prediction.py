@@ -37,7 +37,7 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
     task = BatchPass(plan_batch([mixture], [level], frames), device=parameters.device)
     engine = engine_for(estimator.engine, dataset)
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
-        (statistics,) = task.finish(session.run(task).total, [None]).members
+        (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
     return statistics.log_likelihood, statistics.weight
 
 

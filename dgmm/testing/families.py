@@ -117,7 +117,7 @@ def evaluate(
     weighted = centred if rows.weight is None else centred * np.asarray(rows.weight)[:, None]
     total = centred.T @ weighted
     totals = [mixture.family.shape.project(total) for mixture in mixtures]
-    return list(task.finish(merged, totals).members)
+    return list(task.finish(merged, mixtures, totals).members)
 
 
 def row_values(

@@ -192,7 +192,7 @@ def test_what_rounding_the_coefficients_took_is_given_back(name):
         (truth,) = evaluate([mixture], rows, [Level.CENTRED])
         exact = truth.log_likelihood
         before.append(abs(merged.members[0].log_likelihood - exact))
-        after.append(abs(task.finish(merged, [None]).members[0].log_likelihood - exact))
+        after.append(abs(task.finish(merged, [mixture], [None]).members[0].log_likelihood - exact))
     assert np.median(after) < np.median(before) / 3
 
 
