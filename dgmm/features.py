@@ -18,6 +18,44 @@ __all__ = ["Layout", "fill_features", "pack_symmetric", "unpack_symmetric"]
 
 
 @dataclass(frozen=True)
+class PairBlock:
+    """Products of features in ``n_runs`` consecutive runs: each the first ones times the last.
+
+    Parameters
+    ----------
+    start : int
+        First feature of the first run.
+    n_runs : int
+    n_left, n_right : int
+        Features on either side; their sum is the length of a run.
+    """
+
+    start: int
+    n_runs: int
+    n_left: int
+    n_right: int
+
+    @property
+    def size(self) -> int:
+        """Number of pairs."""
+        return self.n_runs * self.n_left * self.n_right
+
+    @property
+    def indices(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Row and column indices of the pairs, in their order."""
+        run, left, right = np.indices((self.n_runs, self.n_left, self.n_right)).reshape(3, -1)
+        first = self.start + run * (self.n_left + self.n_right)
+        return first + left, first + self.n_left + right
+
+    def sides(self, z: Any) -> tuple[Any, Any]:
+        """The factors (n_runs, n_left, 1, n_rows) and (n_runs, 1, n_right, n_rows), as views."""
+        length = self.n_left + self.n_right
+        runs = z[self.start : self.start + self.n_runs * length]
+        runs = runs.reshape(self.n_runs, length, z.shape[1])
+        return runs[:, : self.n_left, None], runs[:, None, self.n_left :]
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the features of rows with ``n_features`` columns stand.
 
@@ -66,9 +104,32 @@ class Layout:
         return slice(self.diagonal, self.full)
 
     @cached_property
+    def pair_blocks(self) -> tuple[PairBlock, ...]:
+        """Rectangles that together hold every pair i < j once.
+
+        For s = 1, 2, 4, …: in each run of 2 s features, the first s times the last s. All the runs
+        of one size are one product of arrays, so a tile takes 2 log₂ D calls rather than D; every
+        call costs threads a wait for the interpreter's lock.
+        """
+        blocks = []
+        half, d = 1, self.n_features
+        while half < d:
+            runs = d // (2 * half)
+            if runs:
+                blocks.append(PairBlock(0, runs, half, half))
+            rest = d - 2 * half * runs - half
+            if rest > 0:
+                blocks.append(PairBlock(2 * half * runs, 1, half, rest))
+            half *= 2
+        return tuple(blocks)
+
+    @cached_property
     def upper(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Row and column indices of the pairs, in their order."""
-        return np.triu_indices(self.n_features, 1)
+        indices = [block.indices for block in self.pair_blocks]
+        empty = [np.empty(0, dtype=np.intp)]
+        rows = np.concatenate([one for one, _ in indices] or empty)
+        return rows, np.concatenate([one for _, one in indices] or empty)
 
 
 def fill_features(features: Any, size: int, layout: Layout, xp: ModuleType) -> None:
@@ -89,15 +150,17 @@ def fill_features(features: Any, size: int, layout: Layout, xp: ModuleType) -> N
     else:
         features[layout.norm] = xp.einsum("ib,ib->b", z, z)
     if size >= layout.full:
-        _fill_pairs(z, features[layout.pairs], layout.n_features, xp)
+        _fill_pairs(z, features[layout.pairs], layout, xp)
 
 
-def _fill_pairs(z: Any, pairs: Any, n_features: int, xp: ModuleType) -> None:
+def _fill_pairs(z: Any, pairs: Any, layout: Layout, xp: ModuleType) -> None:
     start = 0
-    for i in range(n_features - 1):
-        stop = start + n_features - 1 - i
-        xp.multiply(z[i], z[i + 1 :], out=pairs[start:stop])
-        start = stop
+    for block in layout.pair_blocks:
+        left, right = block.sides(z)
+        shape = (block.n_runs, block.n_left, block.n_right, z.shape[1])
+        out = pairs[start : start + block.size].reshape(shape)
+        xp.multiply(left, right, out=out)
+        start += block.size
 
 
 def unpack_symmetric(diagonal: Any, pairs: Any, layout: Layout) -> np.ndarray[Any, Any]:

@@ -23,6 +23,9 @@ __all__ = ["CentredKernel", "CoefficientBlock", "FeatureKernel", "Kernel", "Memb
 
 Array = np.ndarray[Any, Any]
 
+# Components up to which the sums are computed transposed in float64.
+_FEW_ROWS = 32
+
 
 @dataclass(frozen=True)
 class Member:
@@ -185,11 +188,21 @@ class FeatureKernel:
             features=features,
             log_joint=xp.empty((self.n_stacked, rows), dtype=self.dtype),
             theta=[xp.asarray(block.theta) for block in self.blocks],
-            products=[xp.empty(block.theta.shape, dtype=self.dtype) for block in self.blocks],
+            products=[self._product(block, xp) for block in self.blocks],
             origin=xp.asarray(self.frame.origin),
             whitening=xp.asarray(self.frame.inverse) if self.frame.is_matrix else None,
             n_rows=0,
         )
+
+    def _product(self, block: CoefficientBlock, xp: ModuleType) -> Any:
+        """A buffer for a Φᵀ of a tile: (K, F), kept as its transpose where BLAS is faster so.
+
+        With few rows on the left OpenBLAS runs Φ aᵀ up to twice as fast as a Φᵀ.
+        """
+        n_stacked, size = block.theta.shape
+        if n_stacked <= _FEW_ROWS or self.dtype == "float32":
+            return xp.empty((size, n_stacked), dtype=self.dtype).T
+        return xp.empty((n_stacked, size), dtype=self.dtype)
 
     def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
         self._load(x, ws, xp)
@@ -237,7 +250,10 @@ class FeatureKernel:
             stop = start + theta.shape[0]
             stacked = ws.log_joint[start:stop, : ws.n_rows]
             features = ws.features[: theta.shape[1], : ws.n_rows]
-            xp.matmul(stacked, features.T, out=product)
+            if product.flags.c_contiguous:
+                xp.matmul(stacked, features.T, out=product)
+            else:
+                xp.matmul(features, stacked.T, out=product.T)
             offset = 0
             for position in block.members:
                 size = sums[position].shape[0]
