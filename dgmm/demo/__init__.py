@@ -17,9 +17,9 @@ __all__ = ["run_demo"]
 
 _SIZE = 8
 _COMPONENTS = 16
-# About 20 iterations, two minutes on two cores: by then the components have their shapes.
-_TOL = 0.05
-_MAX_ITER = 25
+# About 15 iterations, a little over two minutes on two cores: the components have their shapes by
+_TOL = 0.2
+_MAX_ITER = 20
 _SHOWN = 60
 
 
