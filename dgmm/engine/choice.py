@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
@@ -40,12 +41,13 @@ def engine_from(value: Engine | str | None) -> Engine:
 
 
 def engine_for(value: Engine | str | None, dataset: Dataset) -> Engine:
-    """The engine for a dataset: :func:`engine_from`, except that rows held by a cluster stay there.
+    """The engine for a dataset: :func:`engine_from`, except that a Dask array stays on its cluster.
 
-    Without an engine asked for, blocks of an array that is persisted on a Dask cluster are
-    evaluated on that cluster.
+    Without an engine asked for, the blocks of a Dask array are evaluated on the cluster that it is
+    persisted on or, if it is not, on that of the current default client, which is where Dask itself
+    would compute them.
     """
-    if value is None:
+    if value is None and hasattr(dataset.origin, "__dask_graph__"):
         client = _client_of(dataset)
         if client is not None:
             from dgmm.engine.dask import DaskEngine
@@ -56,7 +58,13 @@ def engine_for(value: Engine | str | None, dataset: Dataset) -> Engine:
 
 def _client_of(dataset: Dataset) -> Any:
     futures = getattr(dataset.blocks[0], "futures", ()) if dataset.blocks else ()
-    return futures[0].client if futures else None
+    if futures:
+        return futures[0].client
+    if "distributed" not in sys.modules:
+        return None
+    from dgmm.engine.dask import current_client
+
+    return current_client()
 
 
 @cache

@@ -96,14 +96,17 @@ class DaskEngine:
         return _unpickled, (self.no_workers_timeout,)
 
     def _find_client(self) -> Client:
-        if self.client is not None:
-            return self.client
-        from distributed import default_client
+        return self.client or current_client() or self._own.client()
 
-        try:
-            return default_client()
-        except ValueError:
-            return self._own.client()
+
+def current_client() -> Client | None:
+    """The default client of this process, None if there is none."""
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None
 
 
 def _unpickled(no_workers_timeout: float) -> DaskEngine:

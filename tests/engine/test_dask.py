@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from time import monotonic, sleep
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,10 +47,12 @@ def client() -> Iterator[Client]:
 
 def scale(client: Client, n_workers: int) -> None:
     client.cluster.scale(n_workers)
-    deadline = monotonic() + 30
-    while len(client.nthreads()) != n_workers:
-        assert monotonic() < deadline, "the cluster does not scale"
-        sleep(0.02)
+    # The scheduler, asked itself: what the client knows of it is a moment old.
+    eventually(lambda: len(client.run_on_scheduler(addresses)) == n_workers)
+
+
+def addresses(dask_scheduler: Any) -> list[str]:
+    return list(dask_scheduler.workers)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def test_persisted_blocks_stay_where_they_are(engine: DaskEngine) -> None:
         assert session.run(TraceTask()).total == total
         assert session.counters.block_reads == 0
         assert [value.count for _, value in session.stream(TraceTask())] == [250] * 16
-    assert {key: set(where) for key, where in client.who_has(futures_of(array)).items()} == before
+    # A busy worker's task may move and copy its block; the block stays all the same.
+    after = {key: set(where) for key, where in client.who_has(futures_of(array)).items()}
+    assert all(where <= after[key] for key, where in before.items())
     dense = open_array(array.compute(scheduler=client), block_bytes=6000)
     with LocalEngine(2).session(dense) as session:
         assert session.run(TraceTask()).total == total
@@ -218,13 +222,23 @@ def test_no_workers_is_an_error_within_the_deadline(client: Client) -> None:
 
 def test_workers_forget_a_closed_session(engine: DaskEngine) -> None:
     dataset = toy()
+    # Sessions of earlier tests are forgotten in the background too.
+    wait_until_forgotten(engine)
     with engine.session(dataset) as session:
         session.run(ToyTask())
         assert sum(engine.client.run(cached_bytes).values()) == dataset.nbytes
-    deadline = monotonic() + 30
-    while any(engine.client.run(cached_bytes).values()):
+    wait_until_forgotten(engine)
+
+
+def wait_until_forgotten(engine: DaskEngine) -> None:
+    eventually(lambda: not any(engine.client.run(cached_bytes).values()))
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Ask again, a round trip to the cluster each time, until it holds."""
+    deadline = monotonic() + seconds
+    while not holds():
         assert monotonic() < deadline
-        sleep(0.02)
 
 
 def cached_bytes() -> int:
@@ -240,11 +254,9 @@ def test_scheduler_forgets_the_tasks_of_a_pass(engine: DaskEngine) -> None:
         handles = engine.client.run_on_scheduler(n_tasks)
         for _ in range(3):
             session.run(ToyTask())
-        assert engine.client.run_on_scheduler(n_tasks) <= handles
-    deadline = monotonic() + 30
-    while engine.client.run_on_scheduler(n_tasks):
-        assert monotonic() < deadline
-        sleep(0.02)
+        # Releasing a task is a message on its way: what counts is that none stays.
+        eventually(lambda: engine.client.run_on_scheduler(n_tasks) <= handles)
+    eventually(lambda: not engine.client.run_on_scheduler(n_tasks))
 
 
 def test_limit_of_a_worker_is_held(engine: DaskEngine) -> None:
