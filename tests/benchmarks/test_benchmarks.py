@@ -1,0 +1,43 @@
+"""The benchmarks run; what they measure is for people to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import memory, speed
+from benchmarks.problems import problem
+from benchmarks.tables import markdown
+
+MIB = 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_a_fit_stays_under_its_limit(engine: str, tmp_path: Path) -> None:
+    limit = 112 * MIB
+    size = memory.write_store(tmp_path / "x.zarr", 4 * limit)
+    assert size >= 4 * limit
+    measured = memory.fit_in_subprocess(tmp_path / "x.zarr", engine, limit)
+    assert 0 < measured["driver"] * MIB <= limit
+    if engine == "dask":
+        assert 0 < measured["worker"] * MIB <= limit
+
+
+def test_the_difference_of_two_fits_is_that_of_their_iterations() -> None:
+    calls: list[int] = []
+    speed.seconds_per_iteration(calls.append, extra=4, repeats=2)
+    assert calls == [1, 1, 5, 1, 5]
+
+
+@pytest.mark.filterwarnings("ignore:Best performing")
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
+def test_both_systems_take_the_same_start(family: str) -> None:
+    data = problem(300, 3, 2, family, "float64")
+    assert speed._dgmm(data, 3) == pytest.approx(speed._sklearn(data, 3), rel=1e-9)
+
+
+def test_tables_have_a_row_for_each_result() -> None:
+    table = markdown([{"a": 1, "b": 0.12345}, {"a": 2, "b": None}])
+    assert table.splitlines() == ["| a | b |", "| --- | --- |", "| 1 | 0.123 |", "| 2 |  |"]
