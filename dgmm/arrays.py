@@ -45,7 +45,7 @@ def namespace(device: str) -> ModuleType:
     return cupy
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: Any) -> str:
     """The device that ``"auto"`` means here: ``"cuda"`` where CuPy finds a GPU, else ``"cpu"``.
 
     Raises
@@ -53,7 +53,7 @@ def resolve_device(device: str) -> str:
     InvalidParameterError
         If ``device`` is none of ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``.
     """
-    name, _, number = device.partition(":")
+    name, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
     if name not in ("auto", "cpu", "cuda") or (number and (name != "cuda" or not number.isdigit())):
         raise InvalidParameterError(
             f"device={device!r} is not known; use 'auto', 'cpu', 'cuda' or 'cuda:N'"

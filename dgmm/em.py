@@ -66,7 +66,7 @@ class Chain:
     ----------
     mixture : Mixture
     level : Level
-        The safest kernel it has needed so far.
+        The fastest kernel that it may still use: it never goes back, once warm.
     lower_bound : float
         Of the last iteration, per row.
     lower_bounds : tuple of float
@@ -75,6 +75,8 @@ class Chain:
         Why it retired.
     empty : frozenset of int
         Components that were without rows at some iteration.
+    safest : Level or None
+        The safest kernel that was used; None before the first iteration.
     """
 
     mixture: Mixture
@@ -84,6 +86,7 @@ class Chain:
     status: str = "running"
     reason: str = ""
     empty: frozenset[int] = field(default_factory=frozenset)
+    safest: Level | None = None
 
     @property
     def is_running(self) -> bool:
@@ -96,7 +99,7 @@ class Chain:
             n_iter=len(self.lower_bounds),
             lower_bound=self.lower_bound,
             lower_bounds=self.lower_bounds,
-            kernel=self.level.name.lower(),
+            kernel=(self.level if self.safest is None else self.safest).name.lower(),
             reason=self.reason,
         )
 
@@ -223,6 +226,7 @@ def _advance(
         lower_bounds=(*chain.lower_bounds, lower_bound),
         status="converged" if converged else "running",
         empty=chain.empty | set(step.empty),
+        safest=level if chain.safest is None else max(level, chain.safest),
     )
 
 

@@ -238,12 +238,16 @@ class RowPass:
     dtype : str
         Of the values; labels are int64 whatever it says.
     device : str, default="cpu"
+    fallback : Kernel, optional
+        For tiles in which a row has no finite density by the first kernel: rows so far out that
+        their squares leave float32's range.
     """
 
     kernel: Kernel
     output: str
     dtype: str
     device: str = "cpu"
+    fallback: Kernel | None = None
 
     @property
     def workspace_bytes(self) -> int:
@@ -273,14 +277,26 @@ class RowPass:
         rows = replace(rows, x=_on_device(rows.x, xp))
         for tile in _tiles(rows, self.kernel.tile_rows(xp)):
             start = tile.first_row - rows.first_row
-            with np.errstate(all="ignore"):
-                (joint,) = self.kernel.log_joint(tile.x, workspace, xp)
-            values[start : start + tile.n_rows] = to_host(self._values(joint, tile, xp))
+            try:
+                found = to_host(self._values(self.kernel, tile, workspace, xp))
+            except InvalidDataError:
+                found = self._safe_values(tile, xp)
+            with np.errstate(over="ignore"):
+                # A log density below float32's range is −inf in float32.
+                values[start : start + tile.n_rows] = found
         return values
 
-    def _values(self, joint: Any, tile: Rows, xp: ModuleType) -> Any:
-        labels = joint.argmax(axis=0) if self.output == "labels" else None
+    def _safe_values(self, tile: Rows, xp: ModuleType) -> Array:
+        kernel = self.kernel if self.fallback is None else self.fallback
+        workspace = kernel.workspace(xp)
+        pieces = _tiles(tile, kernel.tile_rows(xp))
+        return np.concatenate([to_host(self._values(kernel, one, workspace, xp)) for one in pieces])
+
+    def _values(self, kernel: Kernel, tile: Rows, workspace: Any, xp: ModuleType) -> Any:
+        """Values of a tile no larger than the kernel's, whose densities must be finite."""
         with np.errstate(all="ignore"):
+            (joint,) = kernel.log_joint(tile.x, workspace, xp)
+            labels = joint.argmax(axis=0) if self.output == "labels" else None
             posterior = Expectation()(joint, tile, xp)
         if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
             raise _bad_row(tile, posterior.log_density)

@@ -16,8 +16,10 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
+from dgmm.errors import InvalidParameterError
 from dgmm.guard import Level
 from dgmm.initialization import initial_mixture, sample_size, working_bytes
+from dgmm.mixture import Mixture
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -154,6 +156,7 @@ def _starts(
     seeds: np.random.SeedSequence,
 ) -> list[Chain]:
     if previous is not None:
+        _check_previous(previous.mixture_, parameters, len(profile.mean))
         return [Chain(previous.mixture_, level, lower_bound=previous.lower_bound_)]
     starts = []
     for restart in range(parameters.n_init):
@@ -168,6 +171,19 @@ def _starts(
         )
         starts.append(start_from(estimator, parameters, len(profile.mean), find))
     return [Chain(start, level) for start in starts]
+
+
+def _check_previous(mixture: Mixture, parameters: FitParameters, n_features: int) -> None:
+    """Refuse to go on from a fit of another shape."""
+    found = (mixture.n_components, mixture.covariance_type, mixture.n_features)
+    wanted = (parameters.n_components, parameters.family.name, n_features)
+    names = ("n_components", "covariance_type", "the number of features")
+    for name, one, other in zip(names, found, wanted, strict=True):
+        if one != other:
+            raise InvalidParameterError(
+                f"warm_start goes on from a fit whose {name} was {one!r}, and it is {other!r} now; "
+                "pass warm_start=False to start anew"
+            )
 
 
 def _started(chains: list[Chain]) -> str:

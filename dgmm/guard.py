@@ -3,7 +3,8 @@
 The feature kernel's log-densities lose digits to cancellation in proportion to
 ``κ² = max_k Σ_ij |P_ij| (σ_i σ_j + |m_i| |m_j|)`` in the coordinates of the frame, where m is a
 component's mean, σ its standard deviations and P its precision: the measured error of a row is 0.2
-to 5 times u·κ². Past a limit the next safer kernel takes over, and a mixture never goes back, so
+to 5 times u·κ². Past a limit the next safer kernel takes over. Once the first
+iterations are over, whose covariances come from a few sampled rows, a mixture never goes back, so
 that two kernels' roundings do not alternate.
 """
 

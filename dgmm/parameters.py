@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.arrays import resolve_device
+from dgmm.arrays import namespace, resolve_device
 from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS
@@ -44,6 +44,7 @@ def check_parameters(estimator: Any) -> FitParameters:
     InvalidParameterError
         Naming the argument, its value and what it may be.
     """
+    _integer(estimator, "verbose_interval", 1)
     return FitParameters(
         n_components=_integer(estimator, "n_components", 1),
         family=family_of(estimator.covariance_type),
@@ -52,7 +53,7 @@ def check_parameters(estimator: Any) -> FitParameters:
         max_iter=_integer(estimator, "max_iter", 0),
         n_init=_integer(estimator, "n_init", 1),
         init_params=_choice(estimator, "init_params", tuple(INIT_PARAMS)),
-        device=resolve_device(estimator.device),
+        device=_device(estimator.device),
         dtype=_dtype(estimator.dtype),
         memory_limit=(
             None
@@ -83,6 +84,13 @@ def _choice(estimator: Any, name: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise InvalidParameterError(f"{name}={value!r}; it must be one of {', '.join(known)}")
     return str(value)
+
+
+def _device(value: Any) -> str:
+    device = resolve_device(value)
+    # What a device needs is missed here, not after the first pass over the data.
+    namespace(device)
+    return device
 
 
 def _dtype(value: Any) -> str | None:
@@ -162,7 +170,10 @@ def _given(estimator: Any, name: str, shape: tuple[int, ...]) -> Array | None:
     value = getattr(estimator, name)
     if value is None:
         return None
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"{name} is not an array of numbers: {error}") from error
     if array.shape != shape:
         raise InvalidParameterError(f"{name} has shape {array.shape}; it must have shape {shape}")
     if not np.all(np.isfinite(array)):

@@ -30,7 +30,10 @@ def save_model(estimator: Any, path: Any) -> None:
         "feature_names": None if names is None else [str(name) for name in names],
         "dtype": estimator._face_dtype,
         "arguments": {name: getattr(estimator, name) for name in _ARGUMENTS}
-        | {"random_state": _json_seed(estimator.random_state)},
+        | {
+            "random_state": _json_seed(estimator.random_state),
+            "dtype": None if estimator.dtype is None else np.dtype(estimator.dtype).name,
+        },
         "fit": {
             "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
             "converged": bool(estimator.converged_),
@@ -72,7 +75,7 @@ def _check_definite(mixture: Mixture) -> None:
 
 
 def _estimator(cls: type[Any], mixture: Mixture, facts: dict[str, Any], device: str | None) -> Any:
-    arguments = {name: facts["arguments"][name] for name in (*_ARGUMENTS, "random_state")}
+    arguments = {name: facts["arguments"][name] for name in (*_ARGUMENTS, "random_state", "dtype")}
     return cls(
         n_components=mixture.n_components,
         covariance_type=family_of(facts["covariance_type"]).name,

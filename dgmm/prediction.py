@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.data.dataset import Dataset, Rows
+from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.fitting import first_level
@@ -56,8 +57,10 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
     level = _level(mixture, frames, dataset, parameters.dtype)
-    (kernel,) = plan_batch([mixture], [level], frames)
-    task = RowPass(kernel, output, estimator._face_dtype, parameters.device)
+    with single_threaded_blas():
+        (kernel,) = plan_batch([mixture], [level], frames)
+        (safest,) = plan_batch([mixture], [Level.CENTRED], frames)
+    task = RowPass(kernel, output, estimator._face_dtype, parameters.device, fallback=safest)
     if out is None and not _in_memory(dataset):
         return _lazy(task, dataset)
     return _streamed(estimator, task, dataset, out, parameters.memory_limit)
@@ -89,12 +92,12 @@ def _streamed(
 def _lazy(task: RowPass, dataset: Dataset) -> Any:
     from dgmm.data.dask import to_dask
 
-    rows = to_dask(dataset)
+    rows = to_dask(dataset).rechunk({1: -1})
     meta = np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype)
     chunks = (rows.chunks[0], *((n,) for n in task.value_shape))
     drop = None if task.value_shape else 1
     return rows.map_blocks(
-        _evaluate_chunk,  # type: ignore[arg-type]
+        _evaluate_chunk,
         task,
         dtype=task.value_dtype,
         chunks=chunks,
@@ -105,4 +108,5 @@ def _lazy(task: RowPass, dataset: Dataset) -> Any:
 
 def _evaluate_chunk(x: Array, task: RowPass, block_info: Any = None) -> Array:
     first_row = block_info[0]["array-location"][0][0] if block_info else 0
-    return task.evaluate(Rows(x, first_row=first_row), task.workspace())
+    with single_threaded_blas():
+        return task.evaluate(Rows(x, first_row=first_row), task.workspace())

@@ -97,6 +97,20 @@ def test_warm_start_goes_on_where_it_stopped() -> None:
     np.testing.assert_array_equal(steps.means_, whole.means_)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"n_components": 3}, "n_components was 2"), ({"covariance_type": "diag"}, "was 'full'")],
+)
+def test_warm_start_refuses_a_fit_of_another_shape(changed: dict, message: str) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    model = dgmm.GaussianMixture(2, warm_start=True, random_state=0, tol=1e-2).fit(x)
+    with pytest.raises(dgmm.InvalidParameterError, match=message):
+        model.set_params(**changed).fit(x)
+    model.set_params(n_components=2, covariance_type="full")
+    with pytest.raises(dgmm.InvalidParameterError, match="features was 3"):
+        model.fit(x[:, :2])
+
+
 @pytest.mark.parametrize("method", ["kmeans", "k-means++", "random", "random_from_data"])
 def test_the_same_seed_gives_the_same_bits(method: str) -> None:
     x = np.random.default_rng(0).normal(size=(1000, 3))

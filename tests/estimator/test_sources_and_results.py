@@ -56,6 +56,9 @@ def test_every_source_gives_the_same_mixture(
     np.testing.assert_allclose(fitted.means_, model.means_, rtol=1e-10)
     np.testing.assert_allclose(fitted.covariances_, model.covariances_, rtol=1e-10)
     np.testing.assert_array_equal(np.asarray(fitted.predict(source)), model.predict(X))
+    for name in ("predict_proba", "score_samples"):
+        found = np.asarray(getattr(fitted, name)(source))
+        np.testing.assert_allclose(found, getattr(model, name)(X), rtol=1e-7, atol=1e-12)
 
 
 def test_numpy_in_numpy_out(model: dgmm.GaussianMixture) -> None:
@@ -116,6 +119,27 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, model: dgmm.GaussianMix
     assert loaded.n_iter_ == model.n_iter_
     assert loaded.get_params()["tol"] == model.tol
     loaded.save(tmp_path / "again.safetensors")
+
+
+def test_a_saved_model_computes_in_the_dtype_it_was_fitted_with(tmp_path: Path) -> None:
+    x = X.astype(np.float32)
+    fitted = dgmm.GaussianMixture(2, random_state=0, dtype="float64").fit(x)
+    fitted.save(tmp_path / "m.safetensors")
+    loaded = dgmm.GaussianMixture.load(tmp_path / "m.safetensors")
+    assert loaded.dtype == "float64"
+    far = x * np.float32(1e4)
+    np.testing.assert_array_equal(loaded.score_samples(far), fitted.score_samples(far))
+
+
+def test_rows_beyond_float32_are_scored_all_the_same() -> None:
+    x = X.astype(np.float32)
+    fitted = dgmm.GaussianMixture(2, random_state=0).fit(x)
+    far = x.copy()
+    far[17] = 1e20
+    assert fitted.record_.restarts[0].kernel == "float32"
+    assert fitted.score_samples(far)[17] == -np.inf
+    np.testing.assert_allclose(fitted.predict_proba(far).sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(fitted.predict(far)[:17], fitted.predict(x)[:17])
 
 
 def test_column_names_travel(tmp_path: Path) -> None:
