@@ -37,6 +37,7 @@ bench: $(VENV)/.installed-demo
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
+	rm -f demo-report.html demo-report.safetensors
 	rm -rf $(VENV) .venv-newest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
