@@ -67,6 +67,26 @@ class CovarianceShape(ABC):
     def times(self, matrix: Array, vectors: Array) -> Array:
         """Products of a stored matrix (W or P) with vectors (..., D)."""
 
+    def is_symmetric(self, covariances: Array) -> bool:
+        """True if the matrices are symmetric to within rounding in float32."""
+        return True
+
+    @abstractmethod
+    def map_rows(self, matrix: Array, rows: Array) -> Array:
+        """One stored matrix (R or W) times every row of an array (n, D): one large product."""
+
+    @abstractmethod
+    def select(self, covariances: Array, features: Array) -> Array:
+        """Covariances of some features, in the stored shape."""
+
+    @abstractmethod
+    def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
+        """Regression of some features on others: the gain, and the covariances that remain.
+
+        The gain Σ_ab Σ_bb⁻¹, (..., n_rest, n_given) or without leading axes where it is zero, and
+        Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba in the stored shape.
+        """
+
     @abstractmethod
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         """Coefficients of the quadratic features in −½ zᵀ P z: (..., block − linear)."""
@@ -165,6 +185,26 @@ class _Matrix(CovarianceShape):
     def times(self, matrix: Array, vectors: Array) -> Array:
         return np.einsum("...ij,...j->...i", matrix, vectors)
 
+    def is_symmetric(self, covariances: Array) -> bool:
+        gap = np.abs(covariances - np.swapaxes(covariances, -1, -2))
+        spread = np.sqrt(np.einsum("...ii->...i", covariances))
+        return bool(np.all(gap <= 1e-6 * self.outer(spread)))
+
+    def map_rows(self, matrix: Array, rows: Array) -> Array:
+        return rows @ matrix.T
+
+    def select(self, covariances: Array, features: Array) -> Array:
+        return covariances[..., features[:, None], features]
+
+    def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
+        # With the given features first, the factor's last block is that of the Schur complement:
+        # R Rᵀ of it stays positive definite where the difference of products may not.
+        b = given.size
+        factors = self.factorise(self.select(covariances, np.concatenate([given, rest])))
+        gain = factors[..., b:, :b] @ invert_lower(factors[..., :b, :b])
+        left = factors[..., b:, b:]
+        return gain, left @ np.swapaxes(left, -1, -2)
+
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         diagonal, pairs = pack_symmetric(precision, layout)
         norm = np.zeros((*diagonal.shape[:-1], 1))
@@ -229,6 +269,12 @@ class _Elementwise(CovarianceShape):
     def precision(self, whitener: Array) -> Array:
         return whitener**2
 
+    def map_rows(self, matrix: Array, rows: Array) -> Array:
+        return rows * matrix
+
+    def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
+        return np.zeros((rest.size, given.size)), self.select(covariances, rest)
+
     def add_to_diagonal(self, covariances: Array, value: float) -> Array:
         return covariances + value
 
@@ -262,6 +308,9 @@ class _Diagonal(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return matrix * vectors
+
+    def select(self, covariances: Array, features: Array) -> Array:
+        return covariances[..., features]
 
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         norm = np.zeros((*precision.shape[:-1], 1))
@@ -315,6 +364,9 @@ class _Scalar(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return np.asarray(matrix)[..., None] * vectors
+
+    def select(self, covariances: Array, features: Array) -> Array:
+        return covariances
 
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         return -0.5 * np.asarray(precision)[..., None]

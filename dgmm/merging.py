@@ -1,0 +1,93 @@
+"""Fewer components, or another family: mixtures made from a mixture, with nothing fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.errors import InvalidParameterError
+
+if TYPE_CHECKING:
+    from dgmm.mixture import Mixture
+
+__all__ = ["in_family", "merge_components"]
+
+Array = np.ndarray[Any, Any]
+
+
+def merge_components(mixture: Mixture, groups: Sequence[Sequence[int]]) -> Mixture:
+    """Each group as one component; see :meth:`dgmm.Mixture.merge_components`.
+
+    With w = Σ w_k and μ = Σ w_k μ_k / w, the covariance is Σ w_k (Σ_k + (μ_k − μ)(μ_k − μ)ᵀ) / w
+    (Runnalls 2007, "Kullback-Leibler approach to Gaussian mixture reduction"), projected
+    onto the family.
+    """
+    members = _partition(mixture, groups)
+    weights = np.array([mixture.weights[group].sum() for group in members])
+    shares = [_shares(mixture.weights[group]) for group in members]
+    means = np.array(
+        [share @ mixture.means[group] for share, group in zip(shares, members, strict=True)]
+    )
+    shape, tied = mixture.family.shape, mixture.family.is_tied
+    divisor = shape.divisor(mixture.n_features)
+    added = np.array(
+        [
+            shape.pooled_outer(mixture.means[group] - mean, share) / divisor
+            for group, share, mean in zip(members, shares, means, strict=True)
+        ]
+    )
+    if tied:
+        covariances = mixture.covariances + np.tensordot(weights, added, axes=1)
+    else:
+        old = mixture.covariances
+        pairs = zip(shares, members, strict=True)
+        covariances = added + np.array([np.tensordot(s, old[g], axes=1) for s, g in pairs])
+    return replace(mixture, weights=weights, means=means, covariances=covariances)
+
+
+def _shares(weights: Array) -> Array:
+    """Shares of the members of a group; equal ones if none has any weight."""
+    total = weights.sum()
+    return weights / total if total > 0 else np.full(len(weights), 1.0 / len(weights))
+
+
+def _partition(mixture: Mixture, groups: Sequence[Sequence[int]]) -> list[Array]:
+    """All components in groups, those not named alone, in order of their least member."""
+    named: list[int] = [k for group in groups for k in group]
+    bad = [k for k in named if not 0 <= k < mixture.n_components]
+    if bad:
+        raise InvalidParameterError(
+            f"component {bad[0]} is not known: the mixture has {mixture.n_components} components"
+        )
+    if len(set(named)) < len(named) or not all(len(group) for group in groups):
+        raise InvalidParameterError(
+            f"groups {groups!r} must be disjoint and not empty: a component can be merged once"
+        )
+    alone = [[k] for k in range(mixture.n_components) if k not in set(named)]
+    members = [np.sort(np.asarray(group, dtype=np.intp)) for group in [*groups, *alone]]
+    return sorted(members, key=lambda group: int(group[0]))
+
+
+def in_family(mixture: Mixture, covariance_type: str) -> Mixture:
+    """The same densities in another family; see :meth:`dgmm.Mixture.with_covariance_type`."""
+    family = family_of(covariance_type)
+    old = mixture.family.shape.dense(_stacked(mixture, mixture.family), mixture.n_features)
+    d = mixture.n_features
+    new = family.shape.project(old) / family.shape.divisor(d)
+    covariances = new[0] if family.is_tied else new
+    found = replace(mixture, covariances=covariances, covariance_type=family.name)
+    # Exact but for the division of a trace, which rounds.
+    if not np.allclose(family.shape.dense(_stacked(found, family), d), old, rtol=1e-12, atol=0.0):
+        raise InvalidParameterError(
+            f"covariances of type {mixture.covariance_type!r} cannot be written as "
+            f"{family.name!r} without changing the densities; choose a more general type"
+        )
+    return found
+
+
+def _stacked(mixture: Mixture, family: CovarianceFamily) -> Array:
+    return family.per_component(mixture.covariances, mixture.n_components)
