@@ -32,7 +32,8 @@ def feature_indices(mixture: Mixture, features: Any) -> Array:
     InvalidParameterError
         If a feature is unknown or given twice, or there are none.
     """
-    given = [features] if isinstance(features, str | int | np.integer) else list(features)
+    one = isinstance(features, str) or not np.iterable(features)
+    given = [features] if one else list(features)
     indices = np.array([_index(mixture, one) for one in given], dtype=np.intp)
     if not indices.size:
         raise InvalidParameterError("no features given; name at least one")

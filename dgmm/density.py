@@ -97,7 +97,7 @@ def whitened(mixture: Mixture, rows: Array) -> Iterator[Array]:
     shape, k = mixture.family.shape, mixture.n_components
     whiteners = mixture.family.per_component(mixture.whiteners, k)
     for whitener, mean in zip(whiteners, mixture.means, strict=True):
-        yield shape.map_rows(whitener, rows - mean)
+        yield shape.times(whitener, rows - mean)
 
 
 def tiles(mixture: Mixture, rows: Array, row_values: int = 0) -> Iterator[slice]:

@@ -200,8 +200,9 @@ class Distribution:
             Of as many features; components and family may differ.
         method : {"auto", "exact", "monte_carlo", "variational"}, default="auto"
             ``exact`` is for single Gaussians. ``monte_carlo`` averages log p − log q over draws of
-            this mixture. ``variational`` is the closed approximation of Hershey & Olsen (2007); it
-            can be off either way. ``auto`` is exact where that exists and Monte Carlo elsewhere.
+            this mixture. ``variational`` is the closed approximation of Hershey & Olsen (2007): no
+            bound, and below zero where overlapping components are set against few. ``auto`` is
+            exact where that exists and Monte Carlo elsewhere.
         n_samples : int, default=100_000
             Draws of Monte Carlo.
         random_state : int, RandomState or Generator, optional

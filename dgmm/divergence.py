@@ -86,7 +86,7 @@ def _between_components(f: Mixture, g: Mixture) -> Array:
         for b in range(g.n_components):
             # The columns of R_a as rows, each whitened; so is the shift of the means.
             rows = np.vstack([spread[a].T, f.means[a] - g.means[b]])
-            white = g.family.shape.map_rows(whiteners[b], rows)
+            white = g.family.shape.times(whiteners[b], rows)
             found[a, b] = 0.5 * (np.sum(white**2) - d)
     return found + f.log_normalizers[:, None] - g.log_normalizers[None, :]
 

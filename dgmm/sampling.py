@@ -105,7 +105,7 @@ def draw(
     factors = mixture.family.per_component(mixture.factors, mixture.n_components)
     for k in np.unique(labels):
         rows = slice(*np.searchsorted(labels, [k, k + 1]))
-        x[rows] = mixture.means[k] + mixture.family.shape.map_rows(factors[k], x[rows])
+        x[rows] = mixture.means[k] + mixture.family.shape.times(factors[k], x[rows])
     return x, labels
 
 

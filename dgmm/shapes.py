@@ -65,15 +65,11 @@ class CovarianceShape(ABC):
 
     @abstractmethod
     def times(self, matrix: Array, vectors: Array) -> Array:
-        """Products of a stored matrix (W or P) with vectors (..., D)."""
+        """Products of a stored matrix (R, W or P) with vectors (..., D)."""
 
     def is_symmetric(self, covariances: Array) -> bool:
         """True if the matrices are symmetric to within rounding in float32."""
         return True
-
-    @abstractmethod
-    def map_rows(self, matrix: Array, rows: Array) -> Array:
-        """One stored matrix (R or W) times every row of an array (n, D): one large product."""
 
     @abstractmethod
     def select(self, covariances: Array, features: Array) -> Array:
@@ -183,15 +179,15 @@ class _Matrix(CovarianceShape):
         return np.swapaxes(whitener, -1, -2) @ whitener
 
     def times(self, matrix: Array, vectors: Array) -> Array:
+        # One matrix for all vectors is one product of BLAS, which einsum does not see.
+        if matrix.ndim == 2:
+            return vectors @ matrix.T
         return np.einsum("...ij,...j->...i", matrix, vectors)
 
     def is_symmetric(self, covariances: Array) -> bool:
         gap = np.abs(covariances - np.swapaxes(covariances, -1, -2))
         spread = np.sqrt(np.einsum("...ii->...i", covariances))
         return bool(np.all(gap <= 1e-6 * self.outer(spread)))
-
-    def map_rows(self, matrix: Array, rows: Array) -> Array:
-        return rows @ matrix.T
 
     def select(self, covariances: Array, features: Array) -> Array:
         return covariances[..., features[:, None], features]
@@ -268,9 +264,6 @@ class _Elementwise(CovarianceShape):
 
     def precision(self, whitener: Array) -> Array:
         return whitener**2
-
-    def map_rows(self, matrix: Array, rows: Array) -> Array:
-        return rows * matrix
 
     def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
         return np.zeros((rest.size, given.size)), self.select(covariances, rest)
