@@ -27,26 +27,27 @@ def merge_components(mixture: Mixture, groups: Sequence[Sequence[int]]) -> Mixtu
     onto the family.
     """
     members = _partition(mixture, groups)
-    weights = np.array([mixture.weights[group].sum() for group in members])
     shares = [_shares(mixture.weights[group]) for group in members]
-    means = np.array(
-        [share @ mixture.means[group] for share, group in zip(shares, members, strict=True)]
+    pairs = list(zip(shares, members, strict=True))
+    means = np.array([share @ mixture.means[group] for share, group in pairs])
+    weights = np.array([mixture.weights[group].sum() for group in members])
+    between = np.array(
+        [_between(mixture, *pair, mean) for pair, mean in zip(pairs, means, strict=True)]
     )
-    shape, tied = mixture.family.shape, mixture.family.is_tied
-    divisor = shape.divisor(mixture.n_features)
-    added = np.array(
-        [
-            shape.pooled_outer(mixture.means[group] - mean, share) / divisor
-            for group, share, mean in zip(members, shares, means, strict=True)
-        ]
-    )
-    if tied:
-        covariances = mixture.covariances + np.tensordot(weights, added, axes=1)
+    old = mixture.covariances
+    if mixture.family.is_tied:
+        covariances = old + np.tensordot(weights, between, axes=1)
     else:
-        old = mixture.covariances
-        pairs = zip(shares, members, strict=True)
-        covariances = added + np.array([np.tensordot(s, old[g], axes=1) for s, g in pairs])
+        within = np.array([np.tensordot(share, old[group], axes=1) for share, group in pairs])
+        covariances = within + between
     return replace(mixture, weights=weights, means=means, covariances=covariances)
+
+
+def _between(mixture: Mixture, share: Array, group: Array, mean: Array) -> Array:
+    """Covariance of the means of a group, in the stored shape."""
+    shape = mixture.family.shape
+    scatter = shape.pooled_outer(mixture.means[group] - mean, share)
+    return scatter / shape.divisor(mixture.n_features)
 
 
 def _shares(weights: Array) -> Array:
@@ -57,6 +58,8 @@ def _shares(weights: Array) -> Array:
 
 def _partition(mixture: Mixture, groups: Sequence[Sequence[int]]) -> list[Array]:
     """All components in groups, those not named alone, in order of their least member."""
+    if not all(np.iterable(group) for group in groups):
+        raise InvalidParameterError(f"groups {groups!r} must be sequences: [[0, 1]], not [0, 1]")
     named: list[int] = [k for group in groups for k in group]
     bad = [k for k in named if not 0 <= k < mixture.n_components]
     if bad:

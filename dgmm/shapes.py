@@ -77,11 +77,7 @@ class CovarianceShape(ABC):
 
     @abstractmethod
     def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
-        """Regression of some features on others: the gain, and the covariances that remain.
-
-        The gain Σ_ab Σ_bb⁻¹, (..., n_rest, n_given) or without leading axes where it is zero, and
-        Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba in the stored shape.
-        """
+        """Gain Σ_ab Σ_bb⁻¹ (one matrix where it is zero) and Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba as stored."""
 
     @abstractmethod
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:

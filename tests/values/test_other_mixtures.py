@@ -153,6 +153,7 @@ def test_components_without_weight_can_be_merged() -> None:
         ((1, 1), "disjoint"),
         (([[0, 1], [1, 2]],), "disjoint"),
         (([[]],), "not empty"),
+        (([0, 1],), "must be sequences"),
         (([[0, 1]], 2), "not both"),
     ],
 )
