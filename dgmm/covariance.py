@@ -34,6 +34,11 @@ class CovarianceFamily:
     shape: CovarianceShape
     is_tied: bool
 
+    @property
+    def sklearn_name(self) -> str | None:
+        """The name in ``sklearn.mixture``; None where it has no such family."""
+        return _SKLEARN_NAMES.get(self.name)
+
     def covariances_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the array ``covariances_``."""
         trailing = self.shape.trailing(n_features)
@@ -72,6 +77,12 @@ _FAMILIES = {
     )
 }
 _ALIASES = {"tied": "tied_full"}
+_SKLEARN_NAMES = {
+    "full": "full",
+    "diag": "diag",
+    "spherical": "spherical",
+    "tied_full": "tied",
+}
 
 
 def family_names() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,11 +15,12 @@ from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm import fitting, prediction
 from dgmm.data.dataset import Dataset
-from dgmm.errors import DgmmError, InvalidDataError, InvalidParameterError
+from dgmm.errors import DgmmError, InvalidDataError
+from dgmm.exchange import Exchange
 from dgmm.mixture import Mixture
 from dgmm.parameters import check_parameters, seed_entropy
 from dgmm.record import FitEvent, FitRecord
-from dgmm.sampling import draw
+from dgmm.sampling import check_draw, sample_rows
 
 __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 
@@ -49,7 +50,7 @@ class Evaluation:
     aic: float
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -233,7 +234,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         chain = outcome.chain
         narrow = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
         self._face_dtype = "float32" if narrow else "float64"
-        self.mixture_ = chain.mixture
+        self.mixture_ = replace(chain.mixture, feature_names=dataset.feature_names)
         self.converged_ = chain.status == "converged"
         self.n_iter_ = len(chain.lower_bounds)
         self.lower_bound_ = chain.lower_bound
@@ -372,51 +373,41 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Akaike information criterion on the rows; lower is better."""
         return self.evaluate(X).aic
 
-    def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
-        """Draw rows from the mixture.
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        component: int | None = None,
+        confidence: float | None = None,
+        std_range: tuple[float, float] | None = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Draw rows from the mixture, by ``random_state``.
 
         Parameters
         ----------
         n_samples : int, default=1
+        component : int, optional
+            Draw from this component alone.
+        confidence : float, optional
+            Draw inside the ellipsoids that hold this share of each component.
+        std_range : (float, float), optional
+            Draw where a ≤ Mahalanobis distance ≤ b; b may be infinite.
+        out : path, URL or Zarr array, or a pair of them, optional
+            Where to stream rows, or rows and labels.
 
         Returns
         -------
         X : array of shape (n_samples, n_features)
         y : array of shape (n_samples,), int64
-            The component of each row; rows are grouped by component.
-        """
-        self._check_fitted()
-        if n_samples < 1:
-            raise InvalidParameterError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
-                "one sample."
-            )
-        seed = np.random.SeedSequence(seed_entropy(self.random_state), spawn_key=(2,))
-        x, labels = draw(self._mixture, n_samples, seed)
-        return x.astype(self._face_dtype), labels
-
-    # ------------------------------------------------------------- persistence
-
-    def save(self, path: Any) -> None:
-        """Write the fitted model to a safetensors file, atomically.
-
-        The file holds parameters and facts of the fit, no code and nothing pickled; the same fit
-        gives the same bytes.
-        """
-        self._check_fitted()
-        from dgmm.persistence import save_model
-
-        save_model(self, path)
-
-    @classmethod
-    def load(cls, path: Any, device: str | None = None) -> Self:
-        """Read a model that :meth:`save` wrote.
+            The component of each row; see :meth:`dgmm.Mixture.sample` for the details of all this.
 
         Raises
         ------
-        ModelFileError
-            If the file is truncated, altered, of a newer version or no model file.
+        InvalidParameterError
+            If an argument is out of range.
         """
-        from dgmm.persistence import load_model
-
-        return load_model(cls, path, device)
+        self._check_fitted()
+        wanted = check_draw(self._mixture, component, confidence, std_range)
+        seed = np.random.SeedSequence(seed_entropy(self.random_state), spawn_key=(2,))
+        return sample_rows(self._mixture, n_samples, seed, wanted, out=out, dtype=self._face_dtype)

@@ -6,6 +6,7 @@ free parameters, and the coefficients in which the log joint density is linear i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.distribution import Distribution
 from dgmm.errors import InvalidParameterError
 from dgmm.features import Layout
 from dgmm.frame import Frame
@@ -51,8 +53,10 @@ def _in_frame(mixture: Mixture, frame: Frame) -> InFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class Mixture(Distribution):
     """Parameters of a Gaussian mixture, in the units of the data, as float64.
+
+    What can be asked of it as a distribution is in :class:`~dgmm.distribution.Distribution`.
 
     Parameters
     ----------
@@ -63,6 +67,8 @@ class Mixture:
         (K, D, D) full, (K, D) diag, (K,) spherical, (D, D) tied_full, (D,) tied_diag,
         () tied_spherical.
     covariance_type : str, default="full"
+    feature_names : sequence of str, optional
+        By which features can be named in place of their indices.
 
     Raises
     ------
@@ -75,6 +81,7 @@ class Mixture:
     means: Array
     covariances: Array
     covariance_type: str = "full"
+    feature_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "covariance_type", self.family.name)
@@ -82,6 +89,9 @@ class Mixture:
             value = np.array(getattr(self, name), dtype=np.float64)
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        if self.feature_names is not None:
+            names = tuple(str(name) for name in self.feature_names)
+            object.__setattr__(self, "feature_names", names)
         self._check()
 
     def _check(self) -> None:
@@ -98,6 +108,10 @@ class Mixture:
                     f"{name} have shape {value.shape}; {self.n_components} components of "
                     f"{self.n_features} features ({self.covariance_type}) need {shape}"
                 )
+        if self.feature_names is not None and len(self.feature_names) != self.n_features:
+            raise InvalidParameterError(
+                f"{len(self.feature_names)} feature names for {self.n_features} features"
+            )
         if not np.all(np.isfinite(self.means)):
             raise InvalidParameterError("means hold values that are not finite")
         total = float(self.weights.sum())
@@ -129,6 +143,11 @@ class Mixture:
     def factors(self) -> Array:
         """Cholesky factors (or standard deviations) in the stored shape, NaN where singular."""
         return self.family.shape.factorise(self.covariances)
+
+    @cached_property
+    def whiteners(self) -> Array:
+        """W: inverses of the factors, in the stored shape."""
+        return self.family.shape.invert(self.factors)
 
     @cached_property
     def singular_components(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS
 from dgmm.mixture import Mixture
+from dgmm.seeds import seed_entropy
 from dgmm.sizes import parse_bytes
 
 __all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
@@ -103,28 +104,6 @@ def _dtype(value: Any) -> str | None:
     if name not in ("float32", "float64"):
         raise InvalidParameterError(f"dtype={value!r}; it must be 'float32', 'float64' or None")
     return name
-
-
-def seed_entropy(random_state: Any) -> int:
-    """The one seed of a fit, from scikit-learn's ``random_state``.
-
-    Raises
-    ------
-    InvalidParameterError
-        If it is neither None, a non-negative integer, a ``RandomState`` nor a ``Generator``.
-    """
-    if random_state is None:
-        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
-    if isinstance(random_state, int | np.integer) and random_state >= 0:
-        return int(random_state)
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31 - 1))
-    if isinstance(random_state, np.random.Generator):
-        return int(random_state.integers(2**63 - 1))
-    raise InvalidParameterError(
-        f"random_state={random_state!r}; it must be None, a non-negative integer, "
-        "a numpy.random.RandomState or a numpy.random.Generator"
-    )
 
 
 def start_from(

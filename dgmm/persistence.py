@@ -1,4 +1,4 @@
-"""Fitted models to and from model files: what of an estimator is written, and how it comes back."""
+"""What of a fitted estimator is kept, and how it comes back: model files and state dictionaries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from dgmm.covariance import family_of
+from dgmm.density import check_covariances
 from dgmm.errors import DgmmError, InvalidParameterError, ModelFileError
 from dgmm.mixture import Mixture
 from dgmm.storage import read_model, write_model
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "load_state", "model_from_mixture", "save_model", "state_of"]
 
 _ARRAYS = ("weights", "means", "covariances")
 _ARGUMENTS = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "warm_start")
@@ -19,6 +20,60 @@ _ARGUMENTS = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "warm_sta
 
 def save_model(estimator: Any, path: Any) -> None:
     """Write a fitted estimator's parameters and facts to ``path``."""
+    write_model(path, *_described(estimator))
+
+
+def state_of(estimator: Any) -> dict[str, Any]:
+    """Parameters as float64 arrays of the caller's own, and the facts of a model file."""
+    tensors, facts = _described(estimator)
+    return {name: np.array(value) for name, value in tensors.items()} | facts
+
+
+def load_state(estimator: Any, state: Any) -> None:
+    """Make an estimator the one that gave the state, but for where and how it runs.
+
+    Raises
+    ------
+    InvalidParameterError
+        If something is missing, or is no Gaussian mixture. The estimator is then as it was.
+    """
+    try:
+        mixture = _mixture(state, state)
+        arguments = {name: state["arguments"][name] for name in (*_ARGUMENTS, "random_state")}
+        scratch = type(estimator)(mixture.n_components)
+        _set_fit(scratch, mixture, state)
+    except (KeyError, TypeError, ValueError, DgmmError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise InvalidParameterError(f"the state does not describe a fitted mixture: {what}") from (
+            error
+        )
+    estimator.set_params(
+        n_components=mixture.n_components, covariance_type=mixture.covariance_type, **arguments
+    )
+    # What an earlier fit left behind would describe another mixture.
+    for name in [name for name in vars(estimator) if name.endswith("_")]:
+        delattr(estimator, name)
+    _set_fit(estimator, mixture, state)
+
+
+def model_from_mixture(cls: type[Any], mixture: Mixture, dtype: str, arguments: Any) -> Any:
+    """A ``cls`` that holds a mixture which nothing was fitted for.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a covariance is not symmetric and positive definite.
+    """
+    check_covariances(mixture)
+    estimator = cls(
+        n_components=mixture.n_components, covariance_type=mixture.covariance_type, **arguments
+    )
+    fit: dict[str, Any] = {"converged": False, "n_iter": 0, "lower_bound": None, "lower_bounds": []}
+    _set_fit(estimator, mixture, {"fit": fit, "dtype": dtype})
+    return estimator
+
+
+def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     mixture: Mixture = estimator.mixture_
     tensors = {name: getattr(mixture, name) for name in _ARRAYS}
     names = getattr(estimator, "feature_names_in_", None)
@@ -43,7 +98,7 @@ def save_model(estimator: Any, path: Any) -> None:
             "lower_bounds": [float(bound) for bound in estimator.lower_bounds_],
         },
     }
-    write_model(path, tensors, facts)
+    return tensors, facts
 
 
 def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
@@ -56,9 +111,7 @@ def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
     """
     tensors, facts = read_model(path)
     try:
-        weights, means, covariances = (tensors[name] for name in _ARRAYS)
-        mixture = Mixture(weights, means, covariances, facts["covariance_type"])
-        _check_definite(mixture)
+        mixture = _mixture(tensors, facts)
         estimator = _estimator(cls, mixture, facts, device)
         _set_fit(estimator, mixture, facts)
     except (KeyError, TypeError, ValueError, DgmmError) as error:
@@ -68,10 +121,12 @@ def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
     return estimator
 
 
-def _check_definite(mixture: Mixture) -> None:
-    if mixture.singular_components:
-        k = mixture.singular_components[0]
-        raise InvalidParameterError(f"the covariance of component {k} is not positive definite")
+def _mixture(tensors: Any, facts: Any) -> Mixture:
+    weights, means, covariances = (tensors[name] for name in _ARRAYS)
+    names = facts["feature_names"]
+    mixture = Mixture(weights, means, covariances, facts["covariance_type"], names)
+    check_covariances(mixture)
+    return mixture
 
 
 def _estimator(cls: type[Any], mixture: Mixture, facts: dict[str, Any], device: str | None) -> Any:
@@ -93,8 +148,8 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     estimator.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])
     estimator.lower_bounds_ = [float(bound) for bound in fit["lower_bounds"]]
     estimator.n_features_in_ = mixture.n_features
-    if facts["feature_names"] is not None:
-        estimator.feature_names_in_ = np.asarray(facts["feature_names"], dtype=object)
+    if mixture.feature_names is not None:
+        estimator.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -65,7 +65,19 @@ class CovarianceShape(ABC):
 
     @abstractmethod
     def times(self, matrix: Array, vectors: Array) -> Array:
-        """Products of a stored matrix (W or P) with vectors (..., D)."""
+        """Products of a stored matrix (R, W or P) with vectors (..., D)."""
+
+    def is_symmetric(self, covariances: Array) -> bool:
+        """True if the matrices are symmetric to within rounding in float32."""
+        return True
+
+    @abstractmethod
+    def select(self, covariances: Array, features: Array) -> Array:
+        """Covariances of some features, in the stored shape."""
+
+    @abstractmethod
+    def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
+        """Gain Σ_ab Σ_bb⁻¹ (one matrix where it is zero) and Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba as stored."""
 
     @abstractmethod
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
@@ -163,7 +175,27 @@ class _Matrix(CovarianceShape):
         return np.swapaxes(whitener, -1, -2) @ whitener
 
     def times(self, matrix: Array, vectors: Array) -> Array:
+        # One matrix for all vectors is one product of BLAS, which einsum does not see.
+        if matrix.ndim == 2:
+            return vectors @ matrix.T
         return np.einsum("...ij,...j->...i", matrix, vectors)
+
+    def is_symmetric(self, covariances: Array) -> bool:
+        gap = np.abs(covariances - np.swapaxes(covariances, -1, -2))
+        spread = np.sqrt(np.einsum("...ii->...i", covariances))
+        return bool(np.all(gap <= 1e-6 * self.outer(spread)))
+
+    def select(self, covariances: Array, features: Array) -> Array:
+        return covariances[..., features[:, None], features]
+
+    def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
+        # With the given features first, the factor's last block is that of the Schur complement:
+        # R Rᵀ of it stays positive definite where the difference of products may not.
+        b = given.size
+        factors = self.factorise(self.select(covariances, np.concatenate([given, rest])))
+        gain = factors[..., b:, :b] @ invert_lower(factors[..., :b, :b])
+        left = factors[..., b:, b:]
+        return gain, left @ np.swapaxes(left, -1, -2)
 
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         diagonal, pairs = pack_symmetric(precision, layout)
@@ -229,6 +261,9 @@ class _Elementwise(CovarianceShape):
     def precision(self, whitener: Array) -> Array:
         return whitener**2
 
+    def condition_on(self, covariances: Array, given: Array, rest: Array) -> tuple[Array, Array]:
+        return np.zeros((rest.size, given.size)), self.select(covariances, rest)
+
     def add_to_diagonal(self, covariances: Array, value: float) -> Array:
         return covariances + value
 
@@ -262,6 +297,9 @@ class _Diagonal(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return matrix * vectors
+
+    def select(self, covariances: Array, features: Array) -> Array:
+        return covariances[..., features]
 
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         norm = np.zeros((*precision.shape[:-1], 1))
@@ -315,6 +353,9 @@ class _Scalar(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return np.asarray(matrix)[..., None] * vectors
+
+    def select(self, covariances: Array, features: Array) -> Array:
+        return covariances
 
     def quadratic_coefficients(self, precision: Array, layout: Layout) -> Array:
         return -0.5 * np.asarray(precision)[..., None]
