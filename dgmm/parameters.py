@@ -209,9 +209,8 @@ def _covariances(precisions: Array, family: CovarianceFamily, their_name: str) -
     )
     covariances = family.covariances_from_precisions(precisions)
     if not symmetric or not np.all(np.isfinite(covariances)):
-        raise InvalidParameterError(
-            f"'{their_name}' should be {_DEFINITE[family.shape.uses_whitening()]}: see precisions_init"
-        )
+        wanted = _DEFINITE[family.shape.uses_whitening()]
+        raise InvalidParameterError(f"'{their_name}' should be {wanted}: see precisions_init")
     return covariances
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Complex, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,8 @@ def _is_real(kind: type) -> bool:
 
 def _not_real(array: Array, kinds: set[type]) -> InvalidDtypeError:
     place = next(where for where in np.ndindex(array.shape) if type(array[where]) in kinds)
-    kind = type(array[place])
-    if issubclass(kind, Complex):
+    kind: type = type(array[place])
+    if issubclass(kind, complex | np.complexfloating):
         return ComplexDataError(
             f"Complex data not supported: the data has dtype object and holds {array[place]!r} "
             f"{_place(place)}"
