@@ -22,10 +22,14 @@ CENTRES = np.array([[0.0, 0.0, 0.0], [5.0, 1.0, -2.0], [-4.0, 4.0, 1.0]])
 X = RNG.normal(size=(3000, 3)) @ RNG.normal(size=(3, 3)) + CENTRES[RNG.integers(3, size=3000)]
 
 
-def fitted(**options: Any) -> dgmm.GaussianMixture:
+# Clusters apart, where EM is quick and every start leads to the same mixture.
+APART = RNG.normal(size=(3000, 3)) + 2.0 * CENTRES[RNG.integers(3, size=3000)]
+
+
+def fitted(x: np.ndarray = X, **options: Any) -> dgmm.GaussianMixture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dgmm.GaussianMixture(3, random_state=0, **options).fit(X)
+        return dgmm.GaussianMixture(3, random_state=0, **options).fit(x)
 
 
 def stepwise(**options: Any) -> dgmm.GaussianMixture:
@@ -35,7 +39,7 @@ def stepwise(**options: Any) -> dgmm.GaussianMixture:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whole_passes_with_step_one_are_em(family: str) -> None:
     batch = fitted(covariance_type=family, max_iter=4, tol=0.0)
-    steps = stepwise(covariance_type=family, step_size=lambda t: 1.0)
+    steps = stepwise(covariance_type=family, step_size=lambda _: 1.0)
     for _ in range(4):
         steps.partial_fit(X)
     np.testing.assert_allclose(steps.lower_bounds_, batch.lower_bounds_, rtol=1e-12)
@@ -55,15 +59,15 @@ def test_the_first_batch_is_an_em_iteration_to_the_bit(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_many_passes_over_minibatches_come_to_where_em_comes(family: str) -> None:
-    batch = fitted(covariance_type=family, tol=1e-9, max_iter=1000)
+    batch = fitted(APART, covariance_type=family, tol=1e-9, max_iter=1000)
     steps = stepwise(covariance_type=family)
     rng = np.random.default_rng(1)
     for _ in range(10):
-        for part in np.array_split(rng.permutation(X), 10):
+        for part in np.array_split(rng.permutation(APART), 10):
             steps.partial_fit(part)
-    assert steps.score(X) == pytest.approx(batch.score(X), abs=1e-4)
+    assert steps.score(APART) == pytest.approx(batch.score(APART), abs=1e-4)
     order = [np.argsort(model.means_[:, 0]) for model in (steps, batch)]
-    np.testing.assert_allclose(steps.means_[order[0]], batch.means_[order[1]], atol=0.05)
+    np.testing.assert_allclose(steps.means_[order[0]], batch.means_[order[1]], atol=0.02)
     assert steps.n_iter_ == 100
     assert steps.n_samples_seen_ == 30_000
     assert not steps.converged_
@@ -71,7 +75,11 @@ def test_many_passes_over_minibatches_come_to_where_em_comes(family: str) -> Non
 
 def test_far_and_thin_data_keep_their_digits() -> None:
     scale, offset = np.array([1.0, 1e-3, 1e3]), np.array([1e6, -1e4, 1e7])
-    whole, moved = stepwise(reg_covar=0.0), stepwise(reg_covar=0.0)
+    start = {"weights_init": np.full(3, 1 / 3), "means_init": CENTRES, "reg_covar": 0.0}
+    precisions = np.tile(np.eye(3), (3, 1, 1))
+    whole = stepwise(**start, precisions_init=precisions)
+    start["means_init"] = CENTRES * scale + offset
+    moved = stepwise(**start, precisions_init=precisions / np.outer(scale, scale))
     for part in np.array_split(X, 6):
         whole.partial_fit(part)
         moved.partial_fit(part * scale + offset)
@@ -186,8 +194,8 @@ def test_single_precision_rows_and_products() -> None:
         ({"step_size": 0.5}, "step_size"),
         ({"step_size": 1.5}, "step_size"),
         ({"step_size": "fast"}, "step_size"),
-        ({"step_size": lambda t: 2.0}, r"step_size\(1\) returned 2.0"),
-        ({"step_size": lambda t: np.nan}, r"step_size\(1\) returned nan"),
+        ({"step_size": lambda _: 2.0}, r"step_size\(1\) returned 2.0"),
+        ({"step_size": lambda _: np.nan}, r"step_size\(1\) returned nan"),
         ({"step_offset": -1.0}, "step_offset"),
         ({"step_offset": np.inf}, "step_offset"),
         ({"forgetting": 1.5}, "forgetting"),
@@ -219,8 +227,8 @@ def test_a_batch_that_fails_leaves_everything_as_it_was(rows: np.ndarray, messag
 
 
 def test_a_component_that_collapses_is_an_error_and_no_step() -> None:
-    model = dgmm.GaussianMixture(1, reg_covar=0.0, step_size=lambda t: 1.0).partial_fit(X)
+    model = dgmm.GaussianMixture(1, reg_covar=0.0, step_size=lambda _: 1.0).partial_fit(X)
     before = model.means_
-    with pytest.raises(dgmm.SingularMixtureError, match="ill-defined.*batch 2"):
+    with pytest.raises(dgmm.SingularMixtureError, match=r"ill-defined.*batch 2"):
         model.partial_fit(X[:1])
     np.testing.assert_array_equal(model.means_, before)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numerics.problems import SerialSession, random_mixture, rows_of
 
 from dgmm.covariance import family_names
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level
 from dgmm.maximization import maximize
 from dgmm.stepwise import StepSizes, blend, expect, expected_statistics
+from tests.numerics.problems import SerialSession, random_mixture, rows_of
 
 
 @pytest.mark.parametrize("name", family_names())
