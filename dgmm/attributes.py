@@ -32,6 +32,7 @@ class MixtureAttributes:
 
     covariance_type: str
     _face_dtype: str = "float64"
+    lower_bounds_: list[float]
 
     @property
     def weights_(self) -> Array:
@@ -103,6 +104,9 @@ class MixtureAttributes:
             mixture = Mixture(**parts, covariance_type=self.covariance_type)
             self._set_mixture(mixture)
             self.n_features_in_ = mixture.n_features
+            # No fit has been: what goes on from here (warm_start) or is saved looks for these.
+            self.converged_, self.n_iter_ = False, 0
+            self.lower_bound_, self.lower_bounds_ = -np.inf, []
 
     def _set_mixture(self, mixture: Mixture) -> None:
         if mixture.singular_components:

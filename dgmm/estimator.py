@@ -18,6 +18,7 @@ from dgmm.attributes import MixtureAttributes
 from dgmm.columns import check_columns, record_columns
 from dgmm.data.dataset import Dataset
 from dgmm.errors import DgmmError, InvalidDataError, InvalidParameterError
+from dgmm.incremental import PartialFit
 from dgmm.parameters import check_parameters, seed_entropy
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import draw
@@ -50,7 +51,7 @@ class Evaluation:
     aic: float
 
 
-class GaussianMixture(MixtureAttributes, DensityMixin, BaseEstimator):
+class GaussianMixture(PartialFit, MixtureAttributes, DensityMixin, BaseEstimator):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -221,34 +222,6 @@ class GaussianMixture(MixtureAttributes, DensityMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return self
-
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Improve the mixture by one batch of rows: a step of stepwise EM.
-
-        The first batch also finds the start, in which case it needs at least ``n_components`` rows.
-        Later ones are blended into retained statistics, with steps that ``step_size``,
-        ``step_offset`` and ``forgetting`` govern. :meth:`fit` begins anew; after it, or
-        :meth:`load`, the mixture that is there counts as one earlier batch. Retained statistics
-        are pickled, but no part of a model file.
-
-        Parameters
-        ----------
-        X : anything that :meth:`fit` reads
-        y : ignored
-
-        Raises
-        ------
-        InvalidParameterError, InvalidDataError, SingularMixtureError, MemoryLimitError, SourceError
-            As in :meth:`fit`; the estimator is then as it was before the call.
-
-        Notes
-        -----
-        Cappé and Moulines (2009), J. R. Stat. Soc. B 71; Liang and Klein (2009), NAACL.
-        """
-        from dgmm.incremental import fit_batch
-
-        fit_batch(self, X)
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> Any:

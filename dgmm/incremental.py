@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,9 +20,39 @@ from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start
 from dgmm.profile import Profile
 from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_statistics
 
-__all__ = ["fit_batch"]
+__all__ = ["PartialFit"]
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
+
+
+class PartialFit:
+    """The method of an estimator that is fitted batch by batch."""
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Improve the mixture by one batch of rows: a step of stepwise EM.
+
+        The first batch also finds the start, in which case it needs at least ``n_components`` rows.
+        Later ones are blended into retained statistics, with steps that ``step_size``,
+        ``step_offset`` and ``forgetting`` govern. ``fit`` begins anew; after it, or ``load``, the
+        mixture that is there counts as one earlier batch. Retained statistics are pickled, but no
+        part of a model file.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, Zarr array, path or URL, or Dataset
+        y : ignored
+
+        Raises
+        ------
+        InvalidParameterError, InvalidDataError, SingularMixtureError, MemoryLimitError, SourceError
+            As in ``fit``; the estimator is then as it was before the call.
+
+        Notes
+        -----
+        Cappé and Moulines (2009), J. R. Stat. Soc. B 71; Liang and Klein (2009), NAACL.
+        """
+        fit_batch(self, X)
+        return self
 
 
 def fit_batch(estimator: Any, X: Any) -> None:
