@@ -7,6 +7,7 @@ here. In their namespace ``GaussianMixture`` is ours, everything else is scikit-
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from types import ModuleType
 
 import dgmm
@@ -54,6 +55,8 @@ def _their_module() -> ModuleType:
 
 
 _THEIRS = {name: value for name, value in vars(_their_module()).items() if name.startswith("test_")}
+if "scale the input data" not in inspect.getsource(_THEIRS["test_regularisation"]):
+    LEFT_OUT["test_regularisation"] = "an older scikit-learn, whose sentence ended otherwise"
 globals().update({name: test for name, test in _THEIRS.items() if name not in LEFT_OUT})
 
 
