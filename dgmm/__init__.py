@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dgmm.engine.dask import DaskEngine
     from dgmm.engine.local import LocalEngine
     from dgmm.errors import (
+        ComplexDataError,
         DamagedBlockError,
         DgmmError,
         EngineError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dgmm.mixture import Mixture
 
 __all__ = [
+    "ComplexDataError",
     "DamagedBlockError",
     "DaskEngine",
     "DgmmError",

@@ -23,7 +23,7 @@ from dgmm.profile import Profile
 from dgmm.record import FitEvent, RestartRecord
 from dgmm.statistics import SufficientStatistics
 
-__all__ = ["Chain", "Context", "best_chain", "evaluate", "frames_of", "iterate"]
+__all__ = ["PEAK_TOLERANCE", "Chain", "Context", "best_chain", "evaluate", "frames_of", "iterate"]
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -32,7 +32,7 @@ ILL_DEFINED = (
 )
 
 # By how much a row's log density may exceed the mixture's peak through rounding alone.
-_PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
+PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
 
 
 # Iterations before a mixture that needed a safer kernel stays with it.
@@ -137,7 +137,7 @@ def evaluate(
     breached = [
         i
         for i, (mixture, level, one) in enumerate(zip(mixtures, levels, found, strict=True))
-        if _highest(one) > mixture.peak_log_density + _PEAK_TOLERANCE[level]
+        if _highest(one) > mixture.peak_log_density + PEAK_TOLERANCE[level]
     ]
     if breached:
         safer = [Level(levels[i] + 1) for i in breached]

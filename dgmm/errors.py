@@ -4,8 +4,9 @@
 
     DgmmError
     ├── InvalidParameterError   (ValueError)    an argument out of range or of the wrong shape
-    ├── InvalidDataError        (ValueError)    rows that cannot be fitted: NaN, too few, wrong
-    width ├── InvalidDtypeError       (TypeError)     strings, objects, complex numbers
+    ├── InvalidDataError        (ValueError)    rows that cannot be fitted: NaN, too few, too wide
+    ├── InvalidDtypeError       (TypeError)     strings, objects, complex numbers
+    │   └── ComplexDataError                    complex numbers: an InvalidDataError as well
     ├── SingularMixtureError    (ValueError)    every restart collapsed
     ├── SourceError             (OSError)       a source that cannot be opened or read
     │   ├── MissingChunkError                   a chunk that was never written
@@ -21,6 +22,7 @@ A message says what went wrong, where (block, row, component), the value seen an
 from __future__ import annotations
 
 __all__ = [
+    "ComplexDataError",
     "DamagedBlockError",
     "DgmmError",
     "EngineError",
@@ -50,6 +52,10 @@ class InvalidDataError(DgmmError, ValueError):
 
 class InvalidDtypeError(DgmmError, TypeError):
     """The rows are not real numbers."""
+
+
+class ComplexDataError(InvalidDtypeError, InvalidDataError):
+    """The rows are complex numbers, which scikit-learn refuses with a ValueError."""
 
 
 class SingularMixtureError(DgmmError, ValueError):

@@ -14,10 +14,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm import fitting, prediction
+from dgmm.attributes import MixtureAttributes
+from dgmm.columns import check_columns, record_columns
 from dgmm.data.dataset import Dataset
 from dgmm.errors import DgmmError, InvalidDataError
 from dgmm.exchange import Exchange
-from dgmm.mixture import Mixture
+from dgmm.incremental import PartialFit
 from dgmm.parameters import check_parameters, seed_entropy
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import check_draw, sample_rows
@@ -50,7 +52,7 @@ class Evaluation:
     aic: float
 
 
-class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
+class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, BaseEstimator):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -80,6 +82,13 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
     verbose : int, default=0
     verbose_interval : int, default=10
         Iterations between two lines of progress.
+    step_size : float or callable, default=0.7
+        Of :meth:`partial_fit`: an exponent α in (0.5, 1], for the step ``(t + step_offset)^−α`` of
+        batch t + 1, or a function of t = 1, 2, … with values in [0, 1].
+    step_offset : float, default=1.0
+    forgetting : float, default=0.0
+        Of :meth:`partial_fit`: no step is smaller, so that batches older than about 1 / forgetting
+        are forgotten. 0 lets the mixture settle.
     engine : None, "local", "dask", LocalEngine or DaskEngine, default=None
         Where passes run. None: threads of this process, or the cluster of the current Dask client
         if the data is a Dask array.
@@ -111,6 +120,8 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
     record_ : FitRecord
         How the fit went; not part of the model.
     n_features_in_ : int
+    n_samples_seen_ : int
+        By :meth:`partial_fit`, which leaves ``record_`` out and ``converged_`` False.
     feature_names_in_ : array of str
         Only where the data names its columns.
 
@@ -142,6 +153,9 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        step_size: float | Callable[[int], float] = 0.7,
+        step_offset: float = 1.0,
+        forgetting: float = 0.0,
         engine: Any = None,
         device: str = "auto",
         dtype: Any = None,
@@ -161,6 +175,9 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.step_size = step_size
+        self.step_offset = step_offset
+        self.forgetting = forgetting
         self.engine = engine
         self.device = device
         self.dtype = dtype
@@ -226,15 +243,10 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
             )
 
     def _keep(self, outcome: fitting.FitOutcome, dataset: Dataset, seconds: float) -> None:
-        self.n_features_in_ = dataset.n_features
-        if dataset.feature_names is not None:
-            self.feature_names_in_ = np.asarray(dataset.feature_names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        record_columns(self, dataset)
+        self.__dict__.pop("n_samples_seen_", None)
         chain = outcome.chain
-        narrow = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
-        self._face_dtype = "float32" if narrow else "float64"
-        self.mixture_ = replace(chain.mixture, feature_names=dataset.feature_names)
+        self._set_mixture(replace(chain.mixture, feature_names=dataset.feature_names))
         self.converged_ = chain.status == "converged"
         self.n_iter_ = len(chain.lower_bounds)
         self.lower_bound_ = chain.lower_bound
@@ -254,39 +266,6 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
             )
         elif event.message:
             print(event.message)
-
-    # ------------------------------------------------------------- parameters
-
-    @property
-    def weights_(self) -> Array:
-        return self._mixture.weights.astype(self._face_dtype)
-
-    @property
-    def means_(self) -> Array:
-        return self._mixture.means.astype(self._face_dtype)
-
-    @property
-    def covariances_(self) -> Array:
-        return self._mixture.covariances.astype(self._face_dtype)
-
-    @property
-    def precisions_cholesky_(self) -> Array:
-        mixture = self._mixture
-        return mixture.family.precisions_cholesky(mixture.factors).astype(self._face_dtype)
-
-    @property
-    def precisions_(self) -> Array:
-        shape = self._mixture.family.shape
-        precisions = shape.precision(shape.invert(self._mixture.factors))
-        return np.asarray(precisions).astype(self._face_dtype)
-
-    @property
-    def _mixture(self) -> Mixture:
-        mixture = self.__dict__.get("mixture_")
-        if mixture is None:
-            # hasattr() and scikit-learn's checks expect an attribute that is missing.
-            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
-        return mixture
 
     def __sklearn_is_fitted__(self) -> bool:
         return "mixture_" in self.__dict__
@@ -341,11 +320,7 @@ class GaussianMixture(Exchange, DensityMixin, BaseEstimator):
                 f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
                 "required by GaussianMixture."
             )
-        if dataset.n_features != self.n_features_in_:
-            raise InvalidDataError(
-                f"X has {dataset.n_features} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input"
-            )
+        check_columns(self, dataset)
         return dataset
 
     def evaluate(self, X: Any) -> Evaluation:

@@ -264,6 +264,11 @@ class RowPass:
         return (k,) if self.output == "responsibilities" else ()
 
     @property
+    def value_bytes_per_row(self) -> int:
+        """Bytes of one row's value: what a stream cuts its pieces by."""
+        return int(np.prod(self.value_shape, dtype=np.int64)) * self.value_dtype.itemsize
+
+    @property
     def value_dtype(self) -> np.dtype[Any]:
         return np.dtype("int64" if self.output == "labels" else self.dtype)
 

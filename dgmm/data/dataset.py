@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dgmm.errors import InvalidDataError, InvalidDtypeError
+from dgmm.errors import ComplexDataError, InvalidDataError, InvalidDtypeError
 
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
@@ -198,6 +198,11 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     InvalidDtypeError
         For strings, objects, complex numbers, dates, records.
     """
+    if dtype.kind == "c":
+        raise ComplexDataError(
+            f"Complex data not supported: the data has dtype {dtype}, which is not a real number; "
+            "pass the real and imaginary parts as columns of their own"
+        )
     if dtype.kind not in "biuf":
         raise InvalidDtypeError(
             f"the data has dtype {dtype}, which is not a real number; "

@@ -1,0 +1,123 @@
+"""The fitted arrays at the estimator's face: read from its mixture, and set by replacing it.
+
+scikit-learn's users build a mixture by assigning ``means_`` and its siblings. The mixture itself is
+frozen, so an assignment makes another one, checked as a whole; before a fit the arrays are held
+until they make one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dgmm.covariance import family_of
+from dgmm.errors import InvalidParameterError
+from dgmm.mixture import Mixture
+
+__all__ = ["MixtureAttributes"]
+
+Array = np.ndarray[Any, Any]
+_PARTS = ("weights", "means", "covariances")
+
+
+class MixtureAttributes:
+    """Arrays of a fitted mixture in the dtype of the data, readable and settable.
+
+    Setting ``precisions_`` or ``precisions_cholesky_`` sets the covariances that they belong to.
+    Statistics that :meth:`~dgmm.GaussianMixture.partial_fit` retained are of the mixture that was
+    there before, and are dropped.
+    """
+
+    covariance_type: str
+    _face_dtype: str = "float64"
+    lower_bounds_: list[float]
+
+    @property
+    def weights_(self) -> Array:
+        return self._mixture.weights.astype(self._face_dtype)
+
+    @weights_.setter
+    def weights_(self, values: Any) -> None:
+        self._set_part("weights", values)
+
+    @property
+    def means_(self) -> Array:
+        return self._mixture.means.astype(self._face_dtype)
+
+    @means_.setter
+    def means_(self, values: Any) -> None:
+        self._set_part("means", values)
+
+    @property
+    def covariances_(self) -> Array:
+        return self._mixture.covariances.astype(self._face_dtype)
+
+    @covariances_.setter
+    def covariances_(self, values: Any) -> None:
+        self._set_part("covariances", values)
+
+    @property
+    def precisions_cholesky_(self) -> Array:
+        mixture = self._mixture
+        return mixture.family.precisions_cholesky(mixture.factors).astype(self._face_dtype)
+
+    @precisions_cholesky_.setter
+    def precisions_cholesky_(self, values: Any) -> None:
+        # C with P = C Cᵀ is the transposed whitener.
+        shape = family_of(self.covariance_type).shape
+        whitener = np.asarray(values, dtype=np.float64)
+        if shape.uses_whitening():
+            whitener = np.swapaxes(whitener, -1, -2)
+        self.precisions_ = shape.precision(whitener)
+
+    @property
+    def precisions_(self) -> Array:
+        shape = self._mixture.family.shape
+        precisions = shape.precision(shape.invert(self._mixture.factors))
+        return np.asarray(precisions).astype(self._face_dtype)
+
+    @precisions_.setter
+    def precisions_(self, values: Any) -> None:
+        precisions = np.asarray(values, dtype=np.float64)
+        family = family_of(self.covariance_type)
+        self._set_part("covariances", family.covariances_from_precisions(precisions))
+
+    @property
+    def _mixture(self) -> Mixture:
+        mixture = self.__dict__.get("mixture_")
+        if mixture is None:
+            # hasattr() and scikit-learn's checks expect an attribute that is missing.
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
+        return mixture
+
+    def _set_part(self, part: str, values: Any) -> None:
+        array = np.asarray(values, dtype=np.float64)
+        known = self.__dict__.get("mixture_")
+        if known is not None:
+            self._set_mixture(replace(known, **{part: array}))
+            return
+        parts = self.__dict__.setdefault("_parts", {})
+        parts[part] = array
+        if all(name in parts for name in _PARTS):
+            mixture = Mixture(**parts, covariance_type=self.covariance_type)
+            self._set_mixture(mixture)
+            self.n_features_in_ = mixture.n_features
+            # No fit has been: what goes on from here (warm_start) or is saved looks for these.
+            self.converged_, self.n_iter_ = False, 0
+            self.lower_bound_, self.lower_bounds_ = -np.inf, []
+
+    def _set_mixture(self, mixture: Mixture) -> None:
+        if mixture.singular_components:
+            raise InvalidParameterError(
+                f"the covariance of component {mixture.singular_components[0]} is not positive "
+                "definite"
+            )
+        self.mixture_ = mixture
+        for stale in ("_parts", "_stepwise"):
+            self.__dict__.pop(stale, None)
+
+    def _n_parameters(self) -> int:
+        """Free parameters of the mixture, by scikit-learn's name."""
+        return self._mixture.n_parameters

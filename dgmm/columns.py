@@ -1,0 +1,58 @@
+"""Width and column names of the data: kept by a fit, checked by everything after it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from dgmm.data.columns import disagreement
+from dgmm.data.dataset import Dataset
+from dgmm.errors import InvalidDataError
+
+__all__ = ["check_columns", "record_columns"]
+
+# The warning is the caller's: above _warn, check_columns, its caller, a helper and the method.
+_STACKLEVEL = 6
+
+
+def record_columns(estimator: Any, dataset: Dataset) -> None:
+    """Keep the width, names and floating dtype of the data that an estimator is fitted to."""
+    estimator.n_features_in_ = dataset.n_features
+    if dataset.feature_names is not None:
+        estimator.feature_names_in_ = np.asarray(dataset.feature_names, dtype=object)
+    elif hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
+    narrow = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
+    estimator._face_dtype = "float32" if narrow else "float64"
+
+
+def check_columns(estimator: Any, dataset: Dataset) -> None:
+    """Refuse data of another width or with other column names than the fit's.
+
+    Messages and warnings are scikit-learn's: where only one of the two has names, it warns.
+
+    Raises
+    ------
+    InvalidDataError
+    """
+    name, expected = type(estimator).__name__, getattr(estimator, "feature_names_in_", None)
+    found = dataset.feature_names
+    if found is not None and expected is not None:
+        message = disagreement(found, expected)
+        if message is not None:
+            raise InvalidDataError(message)
+    if dataset.n_features != estimator.n_features_in_:
+        raise InvalidDataError(
+            f"X has {dataset.n_features} features, but {name} is expecting "
+            f"{estimator.n_features_in_} features as input"
+        )
+    if found is not None and expected is None:
+        _warn(f"X has feature names, but {name} was fitted without feature names")
+    elif found is None and expected is not None:
+        _warn(f"X does not have valid feature names, but {name} was fitted with feature names")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=_STACKLEVEL)

@@ -1,0 +1,190 @@
+"""``partial_fit``: one batch of rows at a time, of any source, on any engine."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from dgmm.columns import check_columns, record_columns
+from dgmm.data.dataset import Dataset
+from dgmm.em import frames_of
+from dgmm.engine.blas import single_threaded_blas
+from dgmm.engine.choice import engine_for
+from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
+from dgmm.fitting import driver_bytes, first_level, open_rows, plan_profile
+from dgmm.initialization import initial_mixture
+from dgmm.mixture import Mixture
+from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
+from dgmm.profile import Profile
+from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_statistics
+
+__all__ = ["PartialFit"]
+
+_STARTS = ("weights_init", "means_init", "precisions_init")
+
+
+class PartialFit:
+    """The method of an estimator that is fitted batch by batch."""
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Improve the mixture by one batch of rows: a step of stepwise EM.
+
+        The first batch also finds the start, in which case it needs at least ``n_components`` rows.
+        Later ones are blended into retained statistics, with steps that ``step_size``,
+        ``step_offset`` and ``forgetting`` govern. ``fit`` begins anew; after it, or ``load``, the
+        mixture that is there counts as one earlier batch. Retained statistics are pickled, but no
+        part of a model file.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, Zarr array, path or URL, or Dataset
+        y : ignored
+
+        Raises
+        ------
+        InvalidParameterError, InvalidDataError, SingularMixtureError, MemoryLimitError, SourceError
+            As in ``fit``; the estimator is then as it was before the call.
+
+        Notes
+        -----
+        Cappé and Moulines (2009), J. R. Stat. Soc. B 71; Liang and Klein (2009), NAACL.
+        """
+        fit_batch(self, X)
+        return self
+
+
+def fit_batch(estimator: Any, X: Any) -> None:
+    """Improve an estimator by one batch; it is left as it was if anything fails.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Fitted or not.
+    X : anything that :meth:`dgmm.GaussianMixture.fit` reads
+    """
+    parameters, sizes = check_parameters(estimator), _step_sizes(estimator)
+    dataset = open_rows(X)
+    is_first = not estimator.__sklearn_is_fitted__()
+    _check_batch(estimator, dataset, is_first)
+    taken = _advance(estimator, parameters, sizes, dataset)
+    if is_first:
+        record_columns(estimator, dataset)
+    _keep(estimator, taken)
+
+
+def _step_sizes(estimator: Any) -> StepSizes:
+    schedule, offset = estimator.step_size, _number(estimator, "step_offset", 0.0, np.inf)
+    if not callable(schedule):
+        schedule = _number(estimator, "step_size", 0.5, 1.0)
+        if schedule == 0.5:
+            # The sum of the squared steps would not converge (Robbins and Monro 1951).
+            raise InvalidParameterError("step_size=0.5; an exponent must lie in (0.5, 1]")
+    return StepSizes(
+        partial(_checked_step, schedule) if callable(schedule) else schedule,
+        offset,
+        _number(estimator, "forgetting", 0.0, 1.0),
+    )
+
+
+def _number(estimator: Any, name: str, least: float, most: float) -> float:
+    value = getattr(estimator, name)
+    is_real = isinstance(value, float | int | np.floating | np.integer)
+    if not is_real or isinstance(value, bool) or not least <= value <= most or np.isinf(value):
+        raise InvalidParameterError(f"{name}={value!r}; it must be a number in [{least}, {most}]")
+    return float(value)
+
+
+def _checked_step(schedule: Any, step: int) -> float:
+    size = float(schedule(step))
+    if not 0.0 <= size <= 1.0:
+        raise InvalidParameterError(f"step_size({step}) returned {size}; a step must lie in [0, 1]")
+    return size
+
+
+def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
+    if not is_first:
+        check_columns(estimator, dataset)
+    given = all(getattr(estimator, name) is not None for name in _STARTS)
+    needed = estimator.n_components if is_first and not given else 1
+    if dataset.n_rows < 1:
+        raise InvalidDataError(
+            f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
+            "required by GaussianMixture."
+        )
+    if dataset.n_rows < needed:
+        raise InvalidDataError(
+            f"Expected n_samples >= n_components but got n_components = {needed}, n_samples = "
+            f"{dataset.n_rows}: the first batch is what the mixture starts from; make it larger, "
+            f"or pass {', '.join(_STARTS)}"
+        )
+
+
+def _advance(
+    estimator: Any, parameters: FitParameters, sizes: StepSizes, dataset: Dataset
+) -> Advanced:
+    seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
+    task = plan_profile(parameters, dataset, seeds)
+    engine = engine_for(estimator.engine, dataset)
+    reserved = driver_bytes(parameters, dataset, task)
+    session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
+    retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
+    level = first_level(dataset.dtype, parameters.dtype)
+    with single_threaded_blas(), session:
+        if retained is not None:
+            frames = retained.frames
+        else:
+            profile = session.run(task).total
+            frames = frames_of(profile, dataset.dtype)
+            if mixture is None:
+                mixture = _start(estimator, parameters, profile, seeds)
+            else:
+                # A mixture that was fitted, loaded or assigned counts as one batch before this.
+                statistics = expected_statistics(mixture, frames.plain)
+                retained = Retained(statistics, frames, level)
+        return advance(
+            session,
+            mixture,
+            retained,
+            frames=frames,
+            level=level,
+            step_size=sizes,
+            reg_covar=parameters.reg_covar,
+            device=parameters.device,
+        )
+
+
+def _start(
+    estimator: Any, parameters: FitParameters, profile: Profile, seeds: np.random.SeedSequence
+) -> Mixture:
+    find = partial(
+        initial_mixture,
+        profile.sample,
+        parameters.family,
+        parameters.n_components,
+        method=parameters.init_params,
+        reg_covar=parameters.reg_covar,
+        seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, 0)),
+    )
+    mixture = start_from(estimator, parameters, len(profile.mean), find)
+    if mixture.singular_components:
+        raise SingularMixtureError(
+            f"the start from the first batch has no positive definite covariance for component "
+            f"{mixture.singular_components[0]}; make the batch larger or raise reg_covar"
+        )
+    return mixture
+
+
+def _keep(estimator: Any, taken: Advanced) -> None:
+    """Attributes of an estimator after a batch; a fit's own record no longer describes it."""
+    estimator._set_mixture(taken.mixture)
+    estimator._stepwise = taken.retained
+    estimator.__dict__.pop("record_", None)
+    if taken.retained.step == 1 or not hasattr(estimator, "n_samples_seen_"):
+        estimator.n_samples_seen_, estimator.lower_bounds_ = 0, []
+    estimator.n_samples_seen_ += taken.n_rows
+    estimator.lower_bounds_ = [*estimator.lower_bounds_, taken.lower_bound]
+    estimator.lower_bound_ = taken.lower_bound
+    estimator.n_iter_ = len(estimator.lower_bounds_)
+    estimator.converged_ = False

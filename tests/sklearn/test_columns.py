@@ -1,0 +1,118 @@
+"""Names of columns, with the words of scikit-learn where they disagree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture as Reference
+
+import dgmm
+
+X = np.random.default_rng(0).normal(size=(200, 3))
+NAMES = ["a", "b", "c"]
+
+
+class Table:
+    """The least that is read as a data frame."""
+
+    def __init__(self, values: np.ndarray, columns: list[Any]) -> None:
+        self.values, self.columns = values, columns
+
+    def to_numpy(self) -> np.ndarray:
+        return self.values
+
+
+def _pandas(values: np.ndarray, columns: list[Any]) -> Any:
+    return pytest.importorskip("pandas").DataFrame(values, columns=columns)
+
+
+def _polars(values: np.ndarray, columns: list[Any]) -> Any:
+    return pytest.importorskip("polars").DataFrame(values, schema=columns)
+
+
+MAKERS = [Table, _pandas, _polars]
+Maker = Callable[[np.ndarray, list[Any]], Any]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_names_are_kept_and_the_same_names_pass(make: Maker) -> None:
+    table = make(X, NAMES)
+    model = dgmm.GaussianMixture(2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(table)
+        assert model.feature_names_in_.tolist() == NAMES
+        np.testing.assert_array_equal(
+            model.predict(table), dgmm.GaussianMixture(2, random_state=0).fit(X).predict(X)
+        )
+        model.partial_fit(table)
+    assert not hasattr(model.fit(X), "feature_names_in_")
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "names", [["a", "b", "d"], ["b", "a", "c"], ["a", "b", "c", "d"], list("stuvwxyz"), ["a"]]
+)
+@pytest.mark.parametrize("method", ["predict", "score", "bic", "partial_fit"])
+def test_other_names_are_refused(make: Maker, names: list[str], method: str) -> None:
+    theirs = _their_message(names)
+    table = make(np.ones((5, len(names))), names)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(make(X, NAMES))
+    with pytest.raises(dgmm.InvalidDataError) as caught:
+        getattr(model, method)(table)
+    assert str(caught.value) == theirs
+
+
+def _their_message(names: list[str]) -> str:
+    """What scikit-learn says, from a mixture of its own that is told the names."""
+    from sklearn.utils import validation
+
+    reference = Reference().fit(X)
+    reference.feature_names_in_ = np.array(NAMES, dtype=object)
+    validate = getattr(validation, "_check_feature_names", None)
+    if validate is None:
+        pytest.skip("this scikit-learn checks names elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "_get_feature_names", lambda _: np.array(names, dtype=object))
+        # Its words are what is wanted.
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            validate(reference, X, reset=False)
+    return str(caught.value)
+
+
+def test_names_on_one_side_alone_are_warned_of() -> None:
+    named, plain = (dgmm.GaussianMixture(random_state=0).fit(x) for x in (Table(X, NAMES), X))
+    for method in ("predict", "score", "score_samples", "aic", "partial_fit"):
+        # At the line of the caller, not at one of ours.
+        with pytest.warns(UserWarning, match="does not have valid feature names") as seen:
+            getattr(named, method)(X)
+        assert seen[0].filename == __file__
+        with pytest.warns(UserWarning, match="was fitted without feature names"):
+            getattr(plain, method)(Table(X, NAMES))
+
+
+def test_numbers_are_no_names_and_some_names_are_an_error() -> None:
+    assert not hasattr(dgmm.GaussianMixture().fit(Table(X, [0, 1, 2])), "feature_names_in_")
+    with pytest.raises(dgmm.InvalidDtypeError, match="only supported if all input features"):
+        dgmm.GaussianMixture().fit(Table(X, ["a", 1, 2]))
+
+
+def test_a_column_of_text_is_named() -> None:
+    values = np.array([[1.0, "x"], [2.0, "y"]], dtype=object)
+    with pytest.raises(dgmm.InvalidDtypeError, match=r"str at row 0, feature 1.*columns: a, b"):
+        dgmm.GaussianMixture().fit(Table(values, ["a", "b"]))
+
+
+def test_tables_of_mixed_numbers_fit() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"i": np.arange(50), "f": X[:50, 0], "b": X[:50, 1] > 0})
+    assert dgmm.GaussianMixture().fit(table).n_features_in_ == 3
+    table["i"] = table["i"].astype("Int64")
+    assert dgmm.GaussianMixture().fit(table).n_features_in_ == 3
+    table.loc[3, "i"] = pandas.NA
+    with pytest.raises((dgmm.InvalidDtypeError, dgmm.InvalidDataError), match="row 3"):
+        dgmm.GaussianMixture().fit(table)
