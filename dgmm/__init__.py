@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from dgmm.estimator import GaussianMixture
     from dgmm.mixture import Mixture
+    from dgmm.suggestions import suggest_priors
 
 __all__ = [
     "DamagedBlockError",
@@ -50,6 +51,7 @@ __all__ = [
     "SourceError",
     "__version__",
     "open_dataset",
+    "suggest_priors",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -61,6 +63,7 @@ _HOMES = {
     "LocalEngine": "dgmm.engine.local",
     "Mixture": "dgmm.mixture",
     "open_dataset": "dgmm.data.opening",
+    "suggest_priors": "dgmm.suggestions",
 }
 
 

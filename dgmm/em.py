@@ -17,7 +17,7 @@ from dgmm.errors import SingularMixtureError
 from dgmm.expectation import BatchPass, plan_batch
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, safe_level
-from dgmm.maximization import maximize
+from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture, whitened_frame
 from dgmm.profile import Profile
 from dgmm.record import FitEvent, RestartRecord
@@ -68,13 +68,15 @@ class Chain:
     level : Level
         The safest kernel it has needed so far.
     lower_bound : float
-        Of the last iteration, per row.
+        Of the last iteration, per row: the log-likelihood, and with priors the log posterior.
     lower_bounds : tuple of float
     status : {"running", "converged", "max_iter", "retired"}
     reason : str
         Why it retired.
     empty : frozenset of int
         Components that were without rows at some iteration.
+    log_likelihood : float
+        Of the last iteration, per row, without priors.
     """
 
     mixture: Mixture
@@ -84,6 +86,7 @@ class Chain:
     status: str = "running"
     reason: str = ""
     empty: frozenset[int] = field(default_factory=frozenset)
+    log_likelihood: float = -np.inf
 
     @property
     def is_running(self) -> bool:
@@ -98,6 +101,7 @@ class Chain:
             lower_bounds=self.lower_bounds,
             kernel=self.level.name.lower(),
             reason=self.reason,
+            log_likelihood=self.log_likelihood,
         )
 
 
@@ -169,7 +173,12 @@ def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
 
 
 def iterate(
-    context: Context, chains: list[Chain], *, tol: float, reg_covar: float, max_iter: int
+    context: Context,
+    chains: list[Chain],
+    *,
+    tol: float,
+    options: MaximizationOptions,
+    max_iter: int,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -180,7 +189,7 @@ def iterate(
         Replaced in place by their successors.
     tol : float
         A chain has converged when its lower bound per row changes by less.
-    reg_covar : float
+    options : MaximizationOptions
     max_iter : int
 
     Yields
@@ -199,7 +208,7 @@ def iterate(
         )
         before = _best_bound(chains)
         for i, statistics, level in zip(active, found, levels, strict=True):
-            chains[i] = _advance(chains[i], statistics, level, tol, reg_covar)
+            chains[i] = _advance(chains[i], statistics, level, tol, options)
         _retire_singular(chains)
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)
@@ -209,10 +218,15 @@ def iterate(
 
 
 def _advance(
-    chain: Chain, statistics: SufficientStatistics, level: Level, tol: float, reg_covar: float
+    chain: Chain,
+    statistics: SufficientStatistics,
+    level: Level,
+    tol: float,
+    options: MaximizationOptions,
 ) -> Chain:
-    lower_bound = statistics.log_likelihood / statistics.weight
-    step = maximize(statistics, chain.mixture.family, reg_covar=reg_covar, previous=chain.mixture)
+    log_likelihood = statistics.log_likelihood / statistics.weight
+    lower_bound = log_likelihood + options.priors.log_density(chain.mixture) / statistics.weight
+    step = maximize(statistics, chain.mixture.family, options, previous=chain.mixture)
     converged = abs(lower_bound - chain.lower_bound) < tol
     return replace(
         chain,
@@ -221,6 +235,7 @@ def _advance(
         level=level if len(chain.lower_bounds) >= _WARM_UP else chain.level,
         lower_bound=lower_bound,
         lower_bounds=(*chain.lower_bounds, lower_bound),
+        log_likelihood=log_likelihood,
         status="converged" if converged else "running",
         empty=chain.empty | set(step.empty),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,8 +15,10 @@ from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 from dgmm import fitting, prediction
 from dgmm.data.dataset import Dataset
 from dgmm.errors import DgmmError, InvalidDataError, InvalidParameterError
+from dgmm.fixed import Fixed
 from dgmm.mixture import Mixture
 from dgmm.parameters import check_parameters, seed_entropy
+from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import draw
 
@@ -28,25 +29,6 @@ Array = np.ndarray[Any, Any]
 
 class NotFittedError(DgmmError, SklearnNotFittedError):
     """A fitted mixture is needed and there is none yet."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well a mixture describes some rows.
-
-    Parameters
-    ----------
-    rows : int
-    log_likelihood : float
-        Per row, in nats.
-    bic, aic : float
-        Lower is better (Schwarz 1978; Akaike 1974), with scikit-learn's sign.
-    """
-
-    rows: int
-    log_likelihood: float
-    bic: float
-    aic: float
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
@@ -61,7 +43,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     tol : float, default=1e-3
         EM stops when the lower bound per row changes by less, in nats.
     reg_covar : float, default=1e-6
-        Added to the diagonals of the covariances, in squared units of the data.
+        Added to the diagonals of the covariances that are not fixed, in squared units of the data.
     max_iter : int, default=100
     n_init : int, default=1
         Restarts. All share every pass over the data; the one with the best lower bound is kept.
@@ -71,6 +53,25 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     means_init : array of shape (n_components, n_features), optional
     precisions_init : array, optional
         Inverse covariances, in the shape of ``covariances_``.
+    covariances_init : array, optional
+        Covariances, instead of ``precisions_init``.
+    weight_concentration_prior : float or array of shape (n_components,), optional
+        α ≥ 1 of a Dirichlet prior; 1 is uniform. With any prior, the mode of the posterior is
+        sought instead of maximum likelihood.
+    mean_prior : float or array of shape (n_features,) or (n_components, n_features), optional
+        μ0 of Gaussian priors with covariance Σ_k / κ0.
+    mean_precision_prior : float or array of shape (n_components,), optional
+        κ0: how many rows ``mean_prior`` counts for.
+    covariance_prior : float or array, optional
+        Ψ, in squared units of the data: the scale of (inverse-)Wishart priors, in the shape of
+        ``covariances_`` or of one component's. A number is that multiple of the identity.
+    degrees_of_freedom_prior : float or array of shape (n_components,), optional
+        ν of the same; above n_features − 1 for matrices, above 0 otherwise.
+    fixed : set of str or dict, optional
+        What stays as the start has it: ``{"covariances"}``, or of some components only,
+        ``{"means": [0, 3], "weights": True}``.
+    covariance_floor : float, optional
+        Least eigenvalue of the covariances, in squared units of the data, instead of ``reg_covar``.
     random_state : int, RandomState or Generator, optional
         The one seed of everything random. The same seed and data give the same bits on any number
         of threads and workers.
@@ -99,10 +100,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         tied_spherical.
     precisions_, precisions_cholesky_ : array
         Inverse covariances and their Cholesky factors, of the same shape.
+    n_parameters_ : int
+        Free parameters, which BIC and AIC count: what is fixed is not among them.
     converged_ : bool
     n_iter_ : int
     lower_bound_ : float
-        Log-likelihood per row before the last M-step, in nats, of the best restart.
+        Log-likelihood per row before the last M-step, in nats, of the best restart; with priors
+        the log posterior (its likelihood alone is ``record_.log_likelihood``).
     lower_bounds_ : list of float
         The same for every iteration.
     mixture_ : Mixture
@@ -123,6 +127,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     """
 
     _on_event: Callable[[FitEvent], None] | None = None
+    _fixed = Fixed()
 
     def __init__(
         self,
@@ -137,6 +142,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
+        covariances_init: Any = None,
+        weight_concentration_prior: Any = None,
+        mean_prior: Any = None,
+        mean_precision_prior: Any = None,
+        covariance_prior: Any = None,
+        degrees_of_freedom_prior: Any = None,
+        fixed: Any = None,
+        covariance_floor: float | None = None,
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
@@ -156,6 +169,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.weights_init = weights_init
         self.means_init = means_init
         self.precisions_init = precisions_init
+        self.covariances_init = covariances_init
+        self.weight_concentration_prior = weight_concentration_prior
+        self.mean_prior = mean_prior
+        self.mean_precision_prior = mean_precision_prior
+        self.covariance_prior = covariance_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.fixed = fixed
+        self.covariance_floor = covariance_floor
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
@@ -234,6 +255,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         narrow = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
         self._face_dtype = "float32" if narrow else "float64"
         self.mixture_ = chain.mixture
+        self._fixed = outcome.fixed
         self.converged_ = chain.status == "converged"
         self.n_iter_ = len(chain.lower_bounds)
         self.lower_bound_ = chain.lower_bound
@@ -278,6 +300,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         shape = self._mixture.family.shape
         precisions = shape.precision(shape.invert(self._mixture.factors))
         return np.asarray(precisions).astype(self._face_dtype)
+
+    @property
+    def n_parameters_(self) -> int:
+        mixture = self._mixture
+        held = self._fixed.n_parameters(mixture.family, *mixture.means.shape)
+        return mixture.n_parameters - held
 
     @property
     def _mixture(self) -> Mixture:
@@ -350,15 +378,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def evaluate(self, X: Any) -> Evaluation:
         """Log-likelihood, BIC and AIC of the rows, in one pass over them."""
         self._check_fitted()
-        dataset = self._dataset(X)
-        total, weight = prediction.log_likelihood(self, dataset)
-        parameters = self._mixture.n_parameters
-        return Evaluation(
-            rows=dataset.n_rows,
-            log_likelihood=total / weight,
-            bic=-2.0 * total + parameters * float(np.log(weight)),
-            aic=-2.0 * total + 2.0 * parameters,
-        )
+        return prediction.evaluate(self, self._dataset(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log density of the rows, in nats."""

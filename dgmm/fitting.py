@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
@@ -16,8 +17,10 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
+from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.initialization import initial_mixture, sample_size, working_bytes
+from dgmm.maximization import MaximizationOptions
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -38,6 +41,7 @@ class FitOutcome:
     engine: Engine
     device: str
     peak_memory: int
+    fixed: Fixed = field(default_factory=Fixed)
 
     def record(self, seconds: float) -> FitRecord:
         """The record of the fit, which took ``seconds``."""
@@ -93,6 +97,7 @@ def fit_dataset(
         Called with every :class:`~dgmm.record.FitEvent`.
     """
     meter = MemoryMeter()
+    options = _options(estimator, parameters, dataset)
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
     profile_task = _profile_task(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
@@ -105,21 +110,38 @@ def fit_dataset(
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
-        chains = _starts(estimator, parameters, profile, level, previous, seeds)
+        chains = _starts(estimator, parameters, options, profile, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
         for event in iterate(
             context,
             chains,
             tol=parameters.tol,
-            reg_covar=parameters.reg_covar,
+            options=options,
             max_iter=parameters.max_iter,
         ):
             on_event(event)
         winner = best_chain(chains)
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
         return FitOutcome(
-            winner, tuple(chains), profile, session, engine, parameters.device, meter.peak()
+            chain=winner,
+            chains=tuple(chains),
+            profile=profile,
+            session=session,
+            engine=engine,
+            device=parameters.device,
+            peak_memory=meter.peak(),
+            fixed=options.fixed,
         )
+
+
+def _options(estimator: Any, parameters: FitParameters, dataset: Dataset) -> MaximizationOptions:
+    return maximization_options(
+        estimator,
+        parameters.family,
+        parameters.n_components,
+        dataset.n_features,
+        parameters.reg_covar,
+    )
 
 
 def _profile_task(
@@ -148,13 +170,17 @@ def _reserved_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePa
 def _starts(
     estimator: Any,
     parameters: FitParameters,
+    options: MaximizationOptions,
     profile: Profile,
     level: Level,
     previous: Any,
     seeds: np.random.SeedSequence,
 ) -> list[Chain]:
     if previous is not None:
-        return [Chain(previous.mixture_, level, lower_bound=previous.lower_bound_)]
+        start = check_start(previous.mixture_, options)
+        return [Chain(start, level, lower_bound=previous.lower_bound_)]
+    # Held values are put into the start when it is there.
+    free = replace(options, fixed=Fixed())
     starts = []
     for restart in range(parameters.n_init):
         find = partial(
@@ -163,10 +189,11 @@ def _starts(
             parameters.family,
             parameters.n_components,
             method=parameters.init_params,
-            reg_covar=parameters.reg_covar,
+            options=free,
             seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart)),
         )
-        starts.append(start_from(estimator, parameters, len(profile.mean), find))
+        start = start_from(estimator, parameters, len(profile.mean), find)
+        starts.append(check_start(start, options))
     return [Chain(start, level) for start in starts]
 
 
@@ -176,7 +203,7 @@ def _started(chains: list[Chain]) -> str:
 
 def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
     notes = [
-        f"feature {i} is constant ({profile.least[i]:g}): its variance is reg_covar alone"
+        f"feature {i} is constant ({profile.least[i]:g}): the fit gives it what variance it has"
         for i in profile.constant_features
     ]
     for i, chain in enumerate(chains):

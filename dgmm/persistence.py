@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.constraints import check_fixed, restored_constraints, saved_constraints
 from dgmm.covariance import family_of
 from dgmm.errors import DgmmError, InvalidParameterError, ModelFileError
 from dgmm.mixture import Mixture
@@ -21,6 +22,7 @@ def save_model(estimator: Any, path: Any) -> None:
     """Write a fitted estimator's parameters and facts to ``path``."""
     mixture: Mixture = estimator.mixture_
     tensors = {name: getattr(mixture, name) for name in _ARRAYS}
+    constraints, constraint_facts = saved_constraints(estimator)
     names = getattr(estimator, "feature_names_in_", None)
     facts = {
         "model": "GaussianMixture",
@@ -30,7 +32,8 @@ def save_model(estimator: Any, path: Any) -> None:
         "feature_names": None if names is None else [str(name) for name in names],
         "dtype": estimator._face_dtype,
         "arguments": {name: getattr(estimator, name) for name in _ARGUMENTS}
-        | {"random_state": _json_seed(estimator.random_state)},
+        | {"random_state": _json_seed(estimator.random_state)}
+        | constraint_facts,
         "fit": {
             "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
             "converged": bool(estimator.converged_),
@@ -40,7 +43,7 @@ def save_model(estimator: Any, path: Any) -> None:
             "lower_bounds": [float(bound) for bound in estimator.lower_bounds_],
         },
     }
-    write_model(path, tensors, facts)
+    write_model(path, tensors | constraints, facts)
 
 
 def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
@@ -56,7 +59,9 @@ def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
         weights, means, covariances = (tensors[name] for name in _ARRAYS)
         mixture = Mixture(weights, means, covariances, facts["covariance_type"])
         _check_definite(mixture)
-        estimator = _estimator(cls, mixture, facts, device)
+        estimator = _estimator(
+            cls, mixture, facts, restored_constraints(tensors, facts["arguments"]), device
+        )
         _set_fit(estimator, mixture, facts)
     except (KeyError, TypeError, ValueError, DgmmError) as error:
         raise ModelFileError(
@@ -71,19 +76,27 @@ def _check_definite(mixture: Mixture) -> None:
         raise InvalidParameterError(f"the covariance of component {k} is not positive definite")
 
 
-def _estimator(cls: type[Any], mixture: Mixture, facts: dict[str, Any], device: str | None) -> Any:
+def _estimator(
+    cls: type[Any],
+    mixture: Mixture,
+    facts: dict[str, Any],
+    constraints: dict[str, Any],
+    device: str | None,
+) -> Any:
     arguments = {name: facts["arguments"][name] for name in (*_ARGUMENTS, "random_state")}
     return cls(
         n_components=mixture.n_components,
         covariance_type=family_of(facts["covariance_type"]).name,
         device="auto" if device is None else device,
         **arguments,
+        **constraints,
     )
 
 
 def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     fit = facts["fit"]
     estimator.mixture_ = mixture
+    estimator._fixed = check_fixed(estimator.fixed, mixture.family, mixture.n_components)
     estimator._face_dtype = np.dtype(facts["dtype"]).name
     estimator.converged_ = bool(fit["converged"])
     estimator.n_iter_ = int(fit["n_iter"])
