@@ -236,11 +236,17 @@ def _array(
     return np.broadcast_to(array, shape).copy()
 
 
+def _least(estimator: Any, name: str, array: Array) -> str:
+    """The least value of an argument, as the caller wrote it."""
+    position = "" if np.ndim(getattr(estimator, name)) == 0 else f"[{int(array.argmin())}]"
+    return f"{name}{position}={array.min():g}"
+
+
 def _at_least(estimator: Any, name: str, k: int, least: float) -> Array | None:
     array = _array(estimator, name, (k,), ((),))
     if array is not None and array.min() < least:
         raise InvalidParameterError(
-            f"{name}={getattr(estimator, name)!r}; it must be at least {least:g}"
+            f"{_least(estimator, name, array)}; it must be at least {least:g}"
         )
     return array
 
@@ -249,9 +255,8 @@ def _concentration(estimator: Any, k: int) -> Array | None:
     array = _array(estimator, "weight_concentration_prior", (k,), ((),))
     if array is not None and array.min() < 1.0:
         raise InvalidParameterError(
-            f"weight_concentration_prior={estimator.weight_concentration_prior!r}; it must be at "
-            "least 1: below that the posterior has no mode inside the simplex and empties "
-            "components; use 1 (no prior) or more, or fewer n_components"
+            f"{_least(estimator, 'weight_concentration_prior', array)}; it must be at least 1: "
+            "below that the posterior has no mode inside the simplex and empties components; use 1 (no prior) or more, or fewer n_components"
         )
     return array
 
@@ -268,15 +273,21 @@ def _scale(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array | 
         array = _array(estimator, "covariance_prior", full, (shape.trailing(d),))
     if array is None:
         return None
-    dense = shape.dense(array, d)
-    symmetric = np.allclose(dense, np.swapaxes(dense, -1, -2))
-    if not symmetric or not np.all(np.isfinite(shape.factorise(array))):
-        raise InvalidParameterError(
-            f"covariance_prior={value!r}; for covariance_type={family.name!r} it must be "
-            f"{'symmetric and positive definite' if np.ndim(unit) > 1 else 'positive'}, as a "
-            "covariance is (a number stands for that multiple of the identity)"
-        )
+    _check_definite(array, family, k, d)
     return array
+
+
+def _check_definite(array: Array, family: CovarianceFamily, k: int, d: int) -> None:
+    dense = family.per_component(family.shape.dense(array, d), k)
+    for component, one in enumerate(dense):
+        least = float(np.linalg.eigvalsh(one).min())
+        if least <= 0.0 or not np.allclose(one, one.T):
+            raise InvalidParameterError(
+                f"covariance_prior has to be symmetric and positive definite, as a covariance of "
+                f"covariance_type={family.name!r} is (a number stands for that multiple of the "
+                f"identity); that of component {component} has the eigenvalue {least:.3g}"
+                f"{'' if np.allclose(one, one.T) else ' and is not symmetric'}; add to its diagonal"
+            )
 
 
 def _degrees(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array | None:
@@ -285,7 +296,7 @@ def _degrees(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array 
     least = family.shape.least_degrees_of_freedom(d)
     if array is not None and not array.min() > least:
         raise InvalidParameterError(
-            f"degrees_of_freedom_prior={estimator.degrees_of_freedom_prior!r}; for "
+            f"{_least(estimator, 'degrees_of_freedom_prior', array)}; for "
             f"covariance_type={family.name!r} and {d} features it must exceed {least:g}, or the "
             f"prior is not proper; {d + 2} (features + 2) is a weak prior"
         )
