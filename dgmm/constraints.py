@@ -252,11 +252,13 @@ def _at_least(estimator: Any, name: str, k: int, least: float) -> Array | None:
 
 
 def _concentration(estimator: Any, k: int) -> Array | None:
-    array = _array(estimator, "weight_concentration_prior", (k,), ((),))
+    name = "weight_concentration_prior"
+    array = _array(estimator, name, (k,), ((),))
     if array is not None and array.min() < 1.0:
         raise InvalidParameterError(
-            f"{_least(estimator, 'weight_concentration_prior', array)}; it must be at least 1: "
-            "below that the posterior has no mode inside the simplex and empties components; use 1 (no prior) or more, or fewer n_components"
+            f"{_least(estimator, name, array)}; it must be at least 1: below that the posterior "
+            "has no mode inside the simplex and empties components; use 1 (no prior) or more, or "
+            "fewer n_components"
         )
     return array
 

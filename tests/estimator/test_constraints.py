@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture
 
 import dgmm
 from dgmm.covariance import family_names, family_of
@@ -149,6 +150,42 @@ def test_the_posterior_is_the_same_for_engines_and_dtypes(x_dtype: str) -> None:
     wide = fit(tol=0.0, max_iter=5, **priors)
     other = fit(X.astype(x_dtype), tol=0.0, max_iter=5, engine=dgmm.LocalEngine(2), **priors)
     np.testing.assert_allclose(other.lower_bounds_, wide.lower_bounds_, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
+def test_hyperparameters_of_scikit_learn_translate_as_documented(family: str) -> None:
+    # Far apart: the variational responsibilities are those of maximum likelihood.
+    x = X[:300] + 500.0 * CENTRES[np.arange(300) % K]
+    nu, alpha = 20.0, 2.5
+    psi = np.array([[3.0, 0.5], [0.5, 2.0]])
+    scale = {"full": psi, "tied": psi, "diag": np.diag(psi), "spherical": 3.0}[family]
+    ours = {
+        "full": (psi, nu - D - 2),
+        "tied": (K * psi, K * nu - K - D - 1),
+        "diag": (np.diag(psi), nu - 3),
+        "spherical": (D * 3.0, D * nu - D - 2),
+    }[family]
+    shared = {"covariance_type": family, "mean_prior": [5.0, 9.0], "mean_precision_prior": 7.0}
+    shared |= {"reg_covar": 0.0, "random_state": 0, "tol": 1e-9}
+    theirs = BayesianGaussianMixture(
+        n_components=K,
+        weight_concentration_prior_type="dirichlet_distribution",
+        weight_concentration_prior=alpha,
+        covariance_prior=scale,
+        degrees_of_freedom_prior=nu,
+        **shared,
+    ).fit(x)
+    model = fit(
+        x,
+        weight_concentration_prior=alpha + 1.0,
+        covariance_prior=ours[0],
+        degrees_of_freedom_prior=ours[1],
+        means_init=theirs.means_,
+        **shared,
+    )
+    np.testing.assert_allclose(model.weights_, theirs.weights_, rtol=1e-9)
+    np.testing.assert_allclose(model.means_, theirs.means_, rtol=1e-9)
+    np.testing.assert_allclose(model.covariances_, theirs.covariances_, rtol=1e-9)
 
 
 # ------------------------------------------------------------------------------------ fixed
