@@ -167,8 +167,13 @@ def _named(value: Any) -> Mapping[Any, Any]:
 def _components(name: str, which: Any, n_components: int) -> frozenset[int]:
     if isinstance(which, bool | np.bool_):
         return frozenset(range(n_components)) if which else frozenset()
-    indices = np.atleast_1d(np.asarray(which))
-    if indices.size == 0:
+    listed = sorted(which) if isinstance(which, set | frozenset) else which
+    try:
+        indices = np.atleast_1d(np.asarray(listed))
+    except ValueError:
+        # Lists of unequal lengths.
+        indices = np.array([None])
+    if indices.shape == (0,):
         return frozenset()
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
         raise InvalidParameterError(
@@ -318,18 +323,23 @@ def saved_constraints(estimator: Any) -> tuple[dict[str, Array], dict[str, Any]]
     facts: dict[str, Any] = {}
     if estimator.covariance_floor is not None:
         facts["covariance_floor"] = float(estimator.covariance_floor)
-    held = {
-        name: bool(which)
-        if isinstance(which, bool | np.bool_)
-        else [int(k) for k in np.atleast_1d(which)]
-        for name, which in _named(estimator.fixed).items()
-    }
+    held = _written(estimator._fixed, estimator.mixture_.n_components)
     if held:
         facts["fixed"] = held
         for name in held:
             arrays |= {start: getattr(estimator, start) for start in _STARTS[name]}
     given = {name: value for name, value in arrays.items() if value is not None}
     return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}, facts
+
+
+def _written(fixed: Fixed, n_components: int) -> dict[str, Any]:
+    """The argument ``fixed`` that gives this, in one spelling whatever the caller's was."""
+    held = {name: sorted(getattr(fixed, name)) for name in _HELD}
+    return {
+        name: True if len(components) == n_components else components
+        for name, components in held.items()
+        if components
+    }
 
 
 def restored_constraints(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -285,5 +285,8 @@ def best_chain(chains: Sequence[Chain]) -> Chain:
     live = [chain for chain in chains if chain.status != "retired"]
     if not live:
         reasons = "; ".join(f"restart {i}: {chain.reason}" for i, chain in enumerate(chains))
-        raise SingularMixtureError(f"{ILL_DEFINED} All {len(chains)} restarts retired: {reasons}")
+        raise SingularMixtureError(
+            f"{ILL_DEFINED} Priors (dgmm.suggest_priors) or a covariance_floor keep covariances "
+            f"definite too. All {len(chains)} restarts retired: {reasons}"
+        )
     return max(live, key=lambda chain: chain.lower_bound)

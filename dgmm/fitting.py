@@ -210,7 +210,8 @@ def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
         if chain.empty:
             names = ", ".join(str(k) for k in sorted(chain.empty))
             notes.append(
-                f"restart {i}: components {names} were without rows and kept their parameters"
+                f"restart {i}: components {names} were without rows; what no prior "
+                "determines of them stayed as it was"
             )
         if chain.status == "retired":
             notes.append(f"restart {i} retired: {chain.reason}")

@@ -51,11 +51,6 @@ class Priors:
     covariance: Array | None = None
     degrees_of_freedom: Array | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """True if there is no prior at all."""
-        return self.weight_concentration is None and self.mean is None and self.covariance is None
-
     def added_to(self, counts: Array) -> Array:
         """n + α − 1: what the mode of the weights is proportional to."""
         if self.weight_concentration is None:

@@ -323,6 +323,8 @@ NIW = {
         ({"fixed": {"means": [-1]}}, "no component -1"),
         ({"fixed": {"means": [0.5]}}, "as integers"),
         ({"fixed": {"means": [[0, 1]]}}, "as integers"),
+        ({"fixed": {"means": [[0], [1, 2]]}}, "as integers"),
+        ({"fixed": {"means": None}}, "as integers"),
         ({"fixed": {"means": "all"}}, "as integers"),
         ({"fixed": {"means": [True, False, True]}}, "as integers"),
         (
@@ -387,8 +389,30 @@ def test_a_model_file_keeps_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(refitted.means_, model.means_)
 
 
-def test_the_order_of_a_set_does_not_show_in_the_file(tmp_path: Path) -> None:
+def test_how_fixed_is_spelled_does_not_show_in_the_file(tmp_path: Path) -> None:
     given = {"means_init": CENTRES, "weights_init": np.full(K, 1 / K)}
-    for position, names in enumerate((["means", "weights"], ["weights", "means"])):
-        fit(fixed=names, **given).save(tmp_path / str(position))
-    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+    spellings = (
+        ["means", "weights"],
+        ("weights", "means"),
+        {"means", "weights"},
+        {"weights": {0, 1, 2}, "means": np.arange(3), "covariances": ()},
+    )
+    for position, spelling in enumerate(spellings):
+        fit(fixed=spelling, **given).save(tmp_path / str(position))
+    assert len({(tmp_path / str(i)).read_bytes() for i in range(len(spellings))}) == 1
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    options = {"fixed": {"means": [1]}, "means_init": CENTRES, **dgmm.suggest_priors(X, K)}
+    fit(**options).save(tmp_path / "threads")
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        engine = dgmm.DaskEngine(client)
+        priors = dgmm.suggest_priors(X, K, engine=engine)
+        fit(**(options | priors), engine=engine).save(tmp_path / "workers")
+    assert (tmp_path / "threads").read_bytes() == (tmp_path / "workers").read_bytes()
