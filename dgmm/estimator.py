@@ -10,13 +10,11 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm import fitting, prediction
 from dgmm.data.dataset import Dataset
-from dgmm.errors import DgmmError, InvalidDataError, InvalidParameterError
-from dgmm.fixed import Fixed
-from dgmm.mixture import Mixture
+from dgmm.errors import InvalidDataError, InvalidParameterError
+from dgmm.fitted import FittedParameters, NotFittedError
 from dgmm.parameters import check_parameters, seed_entropy
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
@@ -27,11 +25,7 @@ __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 Array = np.ndarray[Any, Any]
 
 
-class NotFittedError(DgmmError, SklearnNotFittedError):
-    """A fitted mixture is needed and there is none yet."""
-
-
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(FittedParameters, DensityMixin, BaseEstimator):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -127,7 +121,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     """
 
     _on_event: Callable[[FitEvent], None] | None = None
-    _fixed = Fixed()
 
     def __init__(
         self,
@@ -275,55 +268,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         elif event.message:
             print(event.message)
-
-    # ------------------------------------------------------------- parameters
-
-    @property
-    def weights_(self) -> Array:
-        return self._mixture.weights.astype(self._face_dtype)
-
-    @property
-    def means_(self) -> Array:
-        return self._mixture.means.astype(self._face_dtype)
-
-    @property
-    def covariances_(self) -> Array:
-        return self._mixture.covariances.astype(self._face_dtype)
-
-    @property
-    def precisions_cholesky_(self) -> Array:
-        mixture = self._mixture
-        return mixture.family.precisions_cholesky(mixture.factors).astype(self._face_dtype)
-
-    @property
-    def precisions_(self) -> Array:
-        shape = self._mixture.family.shape
-        precisions = shape.precision(shape.invert(self._mixture.factors))
-        return np.asarray(precisions).astype(self._face_dtype)
-
-    @property
-    def n_parameters_(self) -> int:
-        mixture = self._mixture
-        held = self._fixed.n_parameters(mixture.family, *mixture.means.shape)
-        return mixture.n_parameters - held
-
-    @property
-    def _mixture(self) -> Mixture:
-        mixture = self.__dict__.get("mixture_")
-        if mixture is None:
-            # hasattr() and scikit-learn's checks expect an attribute that is missing.
-            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
-        return mixture
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "mixture_" in self.__dict__
-
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
-                "appropriate arguments before using this estimator."
-            )
 
     # -------------------------------------------------------------- prediction
 
