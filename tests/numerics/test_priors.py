@@ -314,3 +314,41 @@ def test_what_is_held_is_not_counted(fixed, free):
 def test_a_held_tied_covariance_is_counted_once():
     fixed = Fixed(covariances=frozenset({0, 1, 2}))
     assert fixed.n_parameters(family_of("tied_full"), 3, 3) == 6
+
+
+@FAMILIES
+def test_hyperparameters_of_tgmm_translate_as_documented(name):
+    # Its update: scatter and shrinkage of the mean over ν + n, D times that for traces.
+    rng, mixture, x = problem(name, 9)
+    family, nu = mixture.family, 40.0
+    kappa, psi = np.full(K, 6.0), priors_of(name, "niw", rng).covariance
+    mean = np.broadcast_to(rng.standard_normal(D), (K, D))
+    responsibilities = oracle(mixture, x)[1].astype(float)
+    counts = responsibilities.sum(axis=1)
+    means = responsibilities @ x / counts[:, None]
+    wide = np.array([
+        (share[:, None] * (x - one)).T @ (x - one)
+        for share, one in zip(responsibilities, means, strict=True)
+    ])  # fmt: skip
+    wide += (kappa * counts / (kappa + counts))[:, None, None] * [
+        np.outer(gap, gap) for gap in means - mean
+    ]
+    stored, p = family.shape.project(wide), family.shape.divisor(D)
+    stored, counts = (stored.sum(0), counts.sum()) if family.is_tied else (stored, counts)
+    divisor = p * (nu + counts)
+    theirs = (psi + stored) / np.reshape(divisor, np.shape(divisor) + (1,) * (
+        np.ndim(stored) - np.ndim(divisor)
+    ))  # fmt: skip
+    ours = {
+        "full": nu - D - 2,
+        "diag": nu - 3,
+        "spherical": D * nu - D - 2,
+        "tied_full": nu - K - D - 1,
+        "tied_diag": nu - K - 2,
+        "tied_spherical": D * nu - D * K - 2,
+    }[name]
+    degrees = np.array(ours) if family.is_tied else np.full(K, ours)
+    priors = Priors(None, mean, kappa, psi, degrees)
+    (found,) = evaluate([mixture], Rows(x), [Level.FLOAT64], quadratic=False)
+    best = maximize(found, family, MaximizationOptions(priors=priors)).mixture
+    assert_allclose(best.covariances, theirs, rtol=1e-9, atol=1e-12)
