@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         ModelFileError,
         SingularMixtureError,
         SourceError,
+        StoreUnavailableError,
     )
-    from dgmm.estimator import GaussianMixture
+    from dgmm.estimator import GaussianMixture, NotFittedError
     from dgmm.mixture import Mixture
+    from dgmm.suggestions import suggest_priors
 
 __all__ = [
     "ComplexDataError",
@@ -48,10 +50,13 @@ __all__ = [
     "MissingDependencyError",
     "Mixture",
     "ModelFileError",
+    "NotFittedError",
     "SingularMixtureError",
     "SourceError",
+    "StoreUnavailableError",
     "__version__",
     "open_dataset",
+    "suggest_priors",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -62,7 +67,9 @@ _HOMES = {
     "GaussianMixture": "dgmm.estimator",
     "LocalEngine": "dgmm.engine.local",
     "Mixture": "dgmm.mixture",
+    "NotFittedError": "dgmm.estimator",
     "open_dataset": "dgmm.data.opening",
+    "suggest_priors": "dgmm.suggestions",
 }
 
 

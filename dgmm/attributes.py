@@ -11,15 +11,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm.covariance import family_of
-from dgmm.errors import InvalidParameterError
+from dgmm.errors import DgmmError, InvalidParameterError
+from dgmm.fixed import Fixed
 from dgmm.mixture import Mixture
 
-__all__ = ["MixtureAttributes"]
+__all__ = ["MixtureAttributes", "NotFittedError"]
 
 Array = np.ndarray[Any, Any]
 _PARTS = ("weights", "means", "covariances")
+
+
+class NotFittedError(DgmmError, SklearnNotFittedError):
+    """A fitted mixture is needed and there is none yet."""
 
 
 class MixtureAttributes:
@@ -32,6 +38,7 @@ class MixtureAttributes:
 
     covariance_type: str
     _face_dtype: str = "float64"
+    _fixed = Fixed()
     lower_bounds_: list[float]
 
     @property
@@ -118,6 +125,23 @@ class MixtureAttributes:
         for stale in ("_parts", "_stepwise"):
             self.__dict__.pop(stale, None)
 
+    @property
+    def n_parameters_(self) -> int:
+        """Free parameters of the mixture: those that were held fixed do not count."""
+        mixture = self._mixture
+        held = self._fixed.n_parameters(mixture.family, *mixture.means.shape)
+        return mixture.n_parameters - held
+
     def _n_parameters(self) -> int:
-        """Free parameters of the mixture, by scikit-learn's name."""
-        return self._mixture.n_parameters
+        """The same by scikit-learn's name."""
+        return self.n_parameters_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "mixture_" in self.__dict__
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(
+                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
+                "appropriate arguments before using this estimator."
+            )

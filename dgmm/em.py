@@ -17,7 +17,7 @@ from dgmm.errors import SingularMixtureError
 from dgmm.expectation import BatchPass, plan_batch
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, safe_level
-from dgmm.maximization import maximize
+from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture, whitened_frame
 from dgmm.profile import Profile
 from dgmm.record import FitEvent, RestartRecord
@@ -68,7 +68,7 @@ class Chain:
     level : Level
         The fastest kernel that it may still use: it never goes back, once warm.
     lower_bound : float
-        Of the last iteration, per row.
+        Of the last iteration, per row: the log-likelihood, and with priors the log posterior.
     lower_bounds : tuple of float
     status : {"running", "converged", "max_iter", "retired"}
     reason : str
@@ -77,6 +77,8 @@ class Chain:
         Components that were without rows at some iteration.
     safest : Level or None
         The safest kernel that was used; None before the first iteration.
+    log_likelihood : float
+        Of the last iteration, per row, without priors.
     """
 
     mixture: Mixture
@@ -87,6 +89,7 @@ class Chain:
     reason: str = ""
     empty: frozenset[int] = field(default_factory=frozenset)
     safest: Level | None = None
+    log_likelihood: float = -np.inf
 
     @property
     def is_running(self) -> bool:
@@ -101,6 +104,7 @@ class Chain:
             lower_bounds=self.lower_bounds,
             kernel=(self.level if self.safest is None else self.safest).name.lower(),
             reason=self.reason,
+            log_likelihood=self.log_likelihood,
         )
 
 
@@ -172,7 +176,12 @@ def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
 
 
 def iterate(
-    context: Context, chains: list[Chain], *, tol: float, reg_covar: float, max_iter: int
+    context: Context,
+    chains: list[Chain],
+    *,
+    tol: float,
+    options: MaximizationOptions,
+    max_iter: int,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -183,7 +192,7 @@ def iterate(
         Replaced in place by their successors.
     tol : float
         A chain has converged when its lower bound per row changes by less.
-    reg_covar : float
+    options : MaximizationOptions
     max_iter : int
 
     Yields
@@ -202,7 +211,7 @@ def iterate(
         )
         before = _best_bound(chains)
         for i, statistics, level in zip(active, found, levels, strict=True):
-            chains[i] = _advance(chains[i], statistics, level, tol, reg_covar)
+            chains[i] = _advance(chains[i], statistics, level, tol, options)
         _retire_singular(chains)
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)
@@ -212,10 +221,15 @@ def iterate(
 
 
 def _advance(
-    chain: Chain, statistics: SufficientStatistics, level: Level, tol: float, reg_covar: float
+    chain: Chain,
+    statistics: SufficientStatistics,
+    level: Level,
+    tol: float,
+    options: MaximizationOptions,
 ) -> Chain:
-    lower_bound = statistics.log_likelihood / statistics.weight
-    step = maximize(statistics, chain.mixture.family, reg_covar=reg_covar, previous=chain.mixture)
+    log_likelihood = statistics.log_likelihood / statistics.weight
+    lower_bound = log_likelihood + options.priors.log_density(chain.mixture) / statistics.weight
+    step = maximize(statistics, chain.mixture.family, options, previous=chain.mixture)
     converged = abs(lower_bound - chain.lower_bound) < tol
     return replace(
         chain,
@@ -224,6 +238,7 @@ def _advance(
         level=level if len(chain.lower_bounds) >= _WARM_UP else chain.level,
         lower_bound=lower_bound,
         lower_bounds=(*chain.lower_bounds, lower_bound),
+        log_likelihood=log_likelihood,
         status="converged" if converged else "running",
         empty=chain.empty | set(step.empty),
         safest=level if chain.safest is None else max(level, chain.safest),
@@ -274,5 +289,8 @@ def best_chain(chains: Sequence[Chain]) -> Chain:
     live = [chain for chain in chains if chain.status != "retired"]
     if not live:
         reasons = "; ".join(f"restart {i}: {chain.reason}" for i, chain in enumerate(chains))
-        raise SingularMixtureError(f"{ILL_DEFINED} All {len(chains)} restarts retired: {reasons}")
+        raise SingularMixtureError(
+            f"{ILL_DEFINED} Priors (dgmm.suggest_priors) or a covariance_floor keep covariances "
+            f"definite too. All {len(chains)} restarts retired: {reasons}"
+        )
     return max(live, key=lambda chain: chain.lower_bound)

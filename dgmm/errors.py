@@ -10,11 +10,16 @@
     ├── SingularMixtureError    (ValueError)    every restart collapsed
     ├── SourceError             (OSError)       a source that cannot be opened or read
     │   ├── MissingChunkError                   a chunk that was never written
-    │   └── DamagedBlockError                   a block whose bytes do not pass their check
+    │   ├── DamagedBlockError                   a block whose bytes do not pass their check
+    │   └── StoreUnavailableError               no network, credentials, permission or space
     ├── ModelFileError          (ValueError)    a model file truncated, altered or too new
     ├── MemoryLimitError        (MemoryError)   the projected memory exceeds the limit
     ├── EngineError             (RuntimeError)  the engine could not finish a pass
-    └── MissingDependencyError  (ImportError)   an optional dependency is not installed
+    ├── MissingDependencyError  (ImportError)   an optional dependency is not installed
+    └── NotFittedError          (ValueError)    a mixture is needed and none is fitted yet
+
+The last one lives with the estimator, since it is scikit-learn's error of that name as well, and
+nothing here imports scikit-learn; ``dgmm.NotFittedError`` is the same class.
 
 A message says what went wrong, where (block, row, component), the value seen and what to change.
 """
@@ -35,6 +40,7 @@ __all__ = [
     "ModelFileError",
     "SingularMixtureError",
     "SourceError",
+    "StoreUnavailableError",
 ]
 
 
@@ -72,6 +78,13 @@ class MissingChunkError(SourceError):
 
 class DamagedBlockError(SourceError):
     """A block's bytes do not pass their checksum or cannot be decoded."""
+
+
+class StoreUnavailableError(SourceError):
+    """A store could not be reached, or refused: the same call may succeed later.
+
+    No network, no credentials, no permission, a full disk. What is stored is not to blame.
+    """
 
 
 class ModelFileError(DgmmError, ValueError):

@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm import fitting, prediction
-from dgmm.attributes import MixtureAttributes
+from dgmm.attributes import MixtureAttributes, NotFittedError
 from dgmm.columns import check_columns, record_columns
 from dgmm.data.dataset import Dataset
-from dgmm.errors import DgmmError, InvalidDataError
+from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
 from dgmm.parameters import check_parameters, seed_entropy
+from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import check_draw, sample_rows
 
@@ -29,30 +29,7 @@ __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 Array = np.ndarray[Any, Any]
 
 
-class NotFittedError(DgmmError, SklearnNotFittedError):
-    """A fitted mixture is needed and there is none yet."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well a mixture describes some rows.
-
-    Parameters
-    ----------
-    rows : int
-    log_likelihood : float
-        Per row, in nats.
-    bic, aic : float
-        Lower is better (Schwarz 1978; Akaike 1974), with scikit-learn's sign.
-    """
-
-    rows: int
-    log_likelihood: float
-    bic: float
-    aic: float
-
-
-class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, BaseEstimator):
+class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, BaseEstimator):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -64,7 +41,7 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
     tol : float, default=1e-3
         EM stops when the lower bound per row changes by less, in nats.
     reg_covar : float, default=1e-6
-        Added to the diagonals of the covariances, in squared units of the data.
+        Added to the diagonals of the covariances that are not fixed, in squared units of the data.
     max_iter : int, default=100
     n_init : int, default=1
         Restarts. All share every pass over the data; the one with the best lower bound is kept.
@@ -74,6 +51,25 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
     means_init : array of shape (n_components, n_features), optional
     precisions_init : array, optional
         Inverse covariances, in the shape of ``covariances_``.
+    covariances_init : array, optional
+        Covariances, instead of ``precisions_init``.
+    weight_concentration_prior : float or array of shape (n_components,), optional
+        α ≥ 1 of a Dirichlet prior; 1 is uniform. With any prior, the mode of the posterior is
+        sought instead of maximum likelihood.
+    mean_prior : float or array of shape (n_features,) or (n_components, n_features), optional
+        μ0 of Gaussian priors with covariance Σ_k / κ0.
+    mean_precision_prior : float or array of shape (n_components,), optional
+        κ0: how many rows ``mean_prior`` counts for.
+    covariance_prior : float or array, optional
+        Ψ, in squared units of the data: the scale of (inverse-)Wishart priors, in the shape of
+        ``covariances_`` or of one component's. A number is that multiple of the identity.
+    degrees_of_freedom_prior : float or array of shape (n_components,), optional
+        ν of the same; above n_features − 1 for matrices, above 0 otherwise.
+    fixed : set of str or dict, optional
+        What stays as the start has it: ``{"covariances"}``, or of some components only,
+        ``{"means": [0, 3], "weights": True}``.
+    covariance_floor : float, optional
+        Least eigenvalue of the covariances, in squared units of the data, instead of ``reg_covar``.
     random_state : int, RandomState or Generator, optional
         The one seed of everything random. The same seed and data give the same bits on any number
         of threads and workers.
@@ -109,10 +105,13 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
         tied_spherical.
     precisions_, precisions_cholesky_ : array
         Inverse covariances and their Cholesky factors, of the same shape.
+    n_parameters_ : int
+        Free parameters, which BIC and AIC count: what is fixed is not among them.
     converged_ : bool
     n_iter_ : int
     lower_bound_ : float
-        Log-likelihood per row before the last M-step, in nats, of the best restart.
+        Log-likelihood per row before the last M-step, in nats, of the best restart; with priors
+        the log posterior (its likelihood alone is ``record_.log_likelihood``).
     lower_bounds_ : list of float
         The same for every iteration.
     mixture_ : Mixture
@@ -149,6 +148,14 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
+        covariances_init: Any = None,
+        weight_concentration_prior: Any = None,
+        mean_prior: Any = None,
+        mean_precision_prior: Any = None,
+        covariance_prior: Any = None,
+        degrees_of_freedom_prior: Any = None,
+        fixed: Any = None,
+        covariance_floor: float | None = None,
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
@@ -171,6 +178,14 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
         self.weights_init = weights_init
         self.means_init = means_init
         self.precisions_init = precisions_init
+        self.covariances_init = covariances_init
+        self.weight_concentration_prior = weight_concentration_prior
+        self.mean_prior = mean_prior
+        self.mean_precision_prior = mean_precision_prior
+        self.covariance_prior = covariance_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.fixed = fixed
+        self.covariance_floor = covariance_floor
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
@@ -247,6 +262,7 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
         self.__dict__.pop("n_samples_seen_", None)
         chain = outcome.chain
         self._set_mixture(replace(chain.mixture, feature_names=dataset.feature_names))
+        self._fixed = outcome.fixed
         self.converged_ = chain.status == "converged"
         self.n_iter_ = len(chain.lower_bounds)
         self.lower_bound_ = chain.lower_bound
@@ -266,16 +282,6 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
             )
         elif event.message:
             print(event.message)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "mixture_" in self.__dict__
-
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
-                "appropriate arguments before using this estimator."
-            )
 
     # -------------------------------------------------------------- prediction
 
@@ -326,15 +332,7 @@ class GaussianMixture(PartialFit, Exchange, MixtureAttributes, DensityMixin, Bas
     def evaluate(self, X: Any) -> Evaluation:
         """Log-likelihood, BIC and AIC of the rows, in one pass over them."""
         self._check_fitted()
-        dataset = self._dataset(X)
-        total, weight = prediction.log_likelihood(self, dataset)
-        parameters = self._mixture.n_parameters
-        return Evaluation(
-            rows=dataset.n_rows,
-            log_likelihood=total / weight,
-            bic=-2.0 * total + parameters * float(np.log(weight)),
-            aic=-2.0 * total + 2.0 * parameters,
-        )
+        return prediction.evaluate(self, self._dataset(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log density of the rows, in nats."""

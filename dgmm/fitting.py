@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
@@ -17,8 +18,10 @@ from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
 from dgmm.errors import InvalidParameterError
+from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.initialization import initial_mixture, sample_size, working_bytes
+from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
@@ -40,6 +43,7 @@ class FitOutcome:
     engine: Engine
     device: str
     peak_memory: int
+    fixed: Fixed = field(default_factory=Fixed)
 
     def record(self, seconds: float) -> FitRecord:
         """The record of the fit, which took ``seconds``."""
@@ -95,6 +99,7 @@ def fit_dataset(
         Called with every :class:`~dgmm.record.FitEvent`.
     """
     meter = MemoryMeter()
+    options = plan_maximization(estimator, parameters, dataset)
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
     profile_task = plan_profile(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
@@ -107,21 +112,41 @@ def fit_dataset(
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
-        chains = _starts(estimator, parameters, profile, level, previous, seeds)
+        chains = _starts(estimator, parameters, options, profile, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
         for event in iterate(
             context,
             chains,
             tol=parameters.tol,
-            reg_covar=parameters.reg_covar,
+            options=options,
             max_iter=parameters.max_iter,
         ):
             on_event(event)
         winner = best_chain(chains)
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
         return FitOutcome(
-            winner, tuple(chains), profile, session, engine, parameters.device, meter.peak()
+            chain=winner,
+            chains=tuple(chains),
+            profile=profile,
+            session=session,
+            engine=engine,
+            device=parameters.device,
+            peak_memory=meter.peak(),
+            fixed=options.fixed,
         )
+
+
+def plan_maximization(
+    estimator: Any, parameters: FitParameters, dataset: Dataset
+) -> MaximizationOptions:
+    """What the M-steps of a fit hold to: floors, priors, fixed parameters."""
+    return maximization_options(
+        estimator,
+        parameters.family,
+        parameters.n_components,
+        dataset.n_features,
+        parameters.reg_covar,
+    )
 
 
 def plan_profile(
@@ -151,6 +176,7 @@ def driver_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass)
 def _starts(
     estimator: Any,
     parameters: FitParameters,
+    options: MaximizationOptions,
     profile: Profile,
     level: Level,
     previous: Any,
@@ -158,7 +184,10 @@ def _starts(
 ) -> list[Chain]:
     if previous is not None:
         _check_previous(previous.mixture_, parameters, len(profile.mean))
-        return [Chain(previous.mixture_, level, lower_bound=previous.lower_bound_)]
+        start = check_start(previous.mixture_, options)
+        return [Chain(start, level, lower_bound=previous.lower_bound_)]
+    # Held values are put into the start when it is there.
+    free = replace(options, fixed=Fixed())
     starts = []
     for restart in range(parameters.n_init):
         find = partial(
@@ -167,10 +196,11 @@ def _starts(
             parameters.family,
             parameters.n_components,
             method=parameters.init_params,
-            reg_covar=parameters.reg_covar,
+            options=free,
             seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart)),
         )
-        starts.append(start_from(estimator, parameters, len(profile.mean), find))
+        start = start_from(estimator, parameters, len(profile.mean), find)
+        starts.append(check_start(start, options))
     return [Chain(start, level) for start in starts]
 
 
@@ -193,14 +223,15 @@ def _started(chains: list[Chain]) -> str:
 
 def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
     notes = [
-        f"feature {i} is constant ({profile.least[i]:g}): its variance is reg_covar alone"
+        f"feature {i} is constant ({profile.least[i]:g}): the fit gives it what variance it has"
         for i in profile.constant_features
     ]
     for i, chain in enumerate(chains):
         if chain.empty:
             names = ", ".join(str(k) for k in sorted(chain.empty))
             notes.append(
-                f"restart {i}: components {names} were without rows and kept their parameters"
+                f"restart {i}: components {names} were without rows; what no prior "
+                "determines of them stayed as it was"
             )
         if chain.status == "retired":
             notes.append(f"restart {i} retired: {chain.reason}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from dgmm.columns import check_columns, record_columns
+from dgmm.constraints import check_fixed, check_start
 from dgmm.data.dataset import Dataset
 from dgmm.em import frames_of
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
-from dgmm.fitting import driver_bytes, first_level, open_rows, plan_profile
+from dgmm.fitting import driver_bytes, first_level, open_rows, plan_maximization, plan_profile
+from dgmm.fixed import Fixed
 from dgmm.initialization import initial_mixture
+from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
 from dgmm.profile import Profile
@@ -125,6 +129,7 @@ def _advance(
     estimator: Any, parameters: FitParameters, sizes: StepSizes, dataset: Dataset
 ) -> Advanced:
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
+    options = plan_maximization(estimator, parameters, dataset)
     task = plan_profile(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
     reserved = driver_bytes(parameters, dataset, task)
@@ -138,7 +143,7 @@ def _advance(
             profile = session.run(task).total
             frames = frames_of(profile, dataset.dtype)
             if mixture is None:
-                mixture = _start(estimator, parameters, profile, seeds)
+                mixture = _start(estimator, parameters, options, profile, seeds)
             else:
                 # A mixture that was fitted, loaded or assigned counts as one batch before this.
                 statistics = expected_statistics(mixture, frames.plain)
@@ -150,13 +155,17 @@ def _advance(
             frames=frames,
             level=level,
             step_size=sizes,
-            reg_covar=parameters.reg_covar,
+            options=options,
             device=parameters.device,
         )
 
 
 def _start(
-    estimator: Any, parameters: FitParameters, profile: Profile, seeds: np.random.SeedSequence
+    estimator: Any,
+    parameters: FitParameters,
+    options: MaximizationOptions,
+    profile: Profile,
+    seeds: np.random.SeedSequence,
 ) -> Mixture:
     find = partial(
         initial_mixture,
@@ -164,10 +173,11 @@ def _start(
         parameters.family,
         parameters.n_components,
         method=parameters.init_params,
-        reg_covar=parameters.reg_covar,
+        # Held values are put into the start when it is there.
+        options=replace(options, fixed=Fixed()),
         seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, 0)),
     )
-    mixture = start_from(estimator, parameters, len(profile.mean), find)
+    mixture = check_start(start_from(estimator, parameters, len(profile.mean), find), options)
     if mixture.singular_components:
         raise SingularMixtureError(
             f"the start from the first batch has no positive definite covariance for component "
@@ -178,6 +188,8 @@ def _start(
 
 def _keep(estimator: Any, taken: Advanced) -> None:
     """Attributes of an estimator after a batch; a fit's own record no longer describes it."""
+    family, n_components = taken.mixture.family, taken.mixture.n_components
+    estimator._fixed = check_fixed(estimator.fixed, family, n_components)
     estimator._set_mixture(taken.mixture)
     estimator._stepwise = taken.retained
     estimator.__dict__.pop("record_", None)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from dgmm.covariance import CovarianceFamily
 from dgmm.features import Layout, pack_symmetric
 from dgmm.frame import Frame
-from dgmm.maximization import maximize
+from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture
 from dgmm.profile import Sample
 from dgmm.statistics import SufficientStatistics
@@ -52,7 +52,7 @@ def initial_mixture(
     n_components: int,
     *,
     method: str,
-    reg_covar: float,
+    options: MaximizationOptions,
     seed: np.random.SeedSequence,
 ) -> Mixture:
     """The start of one restart.
@@ -65,22 +65,22 @@ def initial_mixture(
     n_components : int
     method : str
         One of :data:`INIT_PARAMS`.
-    reg_covar : float
-        Added to the diagonals of the covariances.
+    options : MaximizationOptions
+        Of the M-step that makes a mixture of the method's assignments; nothing may be held.
     seed : numpy.random.SeedSequence
         Of this restart alone.
 
     Returns
     -------
     Mixture
-        Possibly with singular components, if ``reg_covar`` is 0.
+        Possibly with singular components, if ``options`` do not prevent them.
     """
     x = np.asarray(sample.x, dtype=np.float64)
     origin = x.mean(axis=0)
     x = x - origin
     weights_of = INIT_PARAMS[method](x, n_components, seed)
     statistics = _statistics(x, origin, weights_of, n_components, family)
-    return maximize(statistics, family, reg_covar=reg_covar).mixture
+    return maximize(statistics, family, options).mixture
 
 
 def _kmeans(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:

@@ -114,7 +114,8 @@ def start_from(
     Parameters
     ----------
     estimator : GaussianMixture
-        Whose ``weights_init``, ``means_init`` and ``precisions_init`` are used.
+        Whose ``weights_init``, ``means_init``, ``covariances_init`` and ``precisions_init`` are
+        used.
     parameters : FitParameters
     n_features : int
     find : callable
@@ -123,21 +124,22 @@ def start_from(
     Raises
     ------
     InvalidParameterError
-        If a given array has the wrong shape, weights are not proportions or a precision is not
-        symmetric and positive definite.
+        If a given array has the wrong shape, weights are not proportions, or a precision or
+        covariance is not symmetric and positive definite.
     """
     k, family = parameters.n_components, parameters.family
     weights = _given(estimator, "weights_init", (k,))
     means = _given(estimator, "means_init", (k, n_features))
     shape = family.covariances_shape(k, n_features)
+    covariances = _given(estimator, "covariances_init", shape)
     precisions = _given(estimator, "precisions_init", shape)
     if weights is not None:
         _check_weights(weights, estimator.weights_init)
-    covariances = (
-        None
-        if precisions is None
-        else _covariances(precisions, family, _their_name(estimator, "precisions_init"))
-    )
+    if covariances is not None:
+        _inverses("covariances_init", covariances, family, "covariances_init")
+    elif precisions is not None:
+        their_name = _their_name(estimator, "precisions_init")
+        covariances = _inverses("precisions_init", precisions, family, their_name)
     if weights is not None and means is not None and covariances is not None:
         return Mixture(weights, means, covariances, family.name)
     start = find()
@@ -192,16 +194,14 @@ def _check_weights(weights: Array, given: Any) -> None:
         )
 
 
-def _covariances(precisions: Array, family: CovarianceFamily, their_name: str) -> Array:
-    dense = family.shape.dense(precisions, 1)
-    symmetric = dense.shape != precisions.shape or np.allclose(
-        precisions, np.swapaxes(precisions, -1, -2)
-    )
-    covariances = family.covariances_from_precisions(precisions)
-    if not symmetric or not np.all(np.isfinite(covariances)):
+def _inverses(name: str, values: Array, family: CovarianceFamily, their_name: str) -> Array:
+    dense = family.shape.dense(values, 1)
+    symmetric = dense.shape != values.shape or np.allclose(values, np.swapaxes(values, -1, -2))
+    inverses = family.covariances_from_precisions(values)
+    if not symmetric or not np.all(np.isfinite(inverses)):
         wanted = _DEFINITE[family.shape.uses_whitening()]
-        raise InvalidParameterError(f"'{their_name}' should be {wanted}: see precisions_init")
-    return covariances
+        raise InvalidParameterError(f"'{their_name}' should be {wanted}: see {name}")
+    return inverses
 
 
 _DEFINITE = {True: "symmetric, positive-definite", False: "positive"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.constraints import check_fixed, restored_constraints, saved_constraints
 from dgmm.covariance import family_of
 from dgmm.density import check_covariances
 from dgmm.errors import DgmmError, InvalidParameterError, ModelFileError
@@ -48,7 +49,9 @@ def load_state(estimator: Any, state: Any) -> None:
             error
         )
     estimator.set_params(
-        n_components=mixture.n_components, covariance_type=mixture.covariance_type, **arguments
+        n_components=mixture.n_components,
+        covariance_type=mixture.covariance_type,
+        **(arguments | restored_constraints(state, state["arguments"])),
     )
     # What an earlier fit left behind would describe another mixture.
     for name in [name for name in vars(estimator) if name.endswith("_")]:
@@ -76,6 +79,7 @@ def model_from_mixture(cls: type[Any], mixture: Mixture, dtype: str, arguments: 
 def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     mixture: Mixture = estimator.mixture_
     tensors = {name: getattr(mixture, name) for name in _ARRAYS}
+    constraints, constraint_facts = saved_constraints(estimator)
     names = getattr(estimator, "feature_names_in_", None)
     facts = {
         "model": "GaussianMixture",
@@ -88,7 +92,8 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         | {
             "random_state": _json_seed(estimator.random_state),
             "dtype": None if estimator.dtype is None else np.dtype(estimator.dtype).name,
-        },
+        }
+        | constraint_facts,
         "fit": {
             "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
             "converged": bool(estimator.converged_),
@@ -98,7 +103,7 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             "lower_bounds": [float(bound) for bound in estimator.lower_bounds_],
         },
     }
-    return tensors, facts
+    return tensors | constraints, facts
 
 
 def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
@@ -112,7 +117,8 @@ def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
     tensors, facts = read_model(path)
     try:
         mixture = _mixture(tensors, facts)
-        estimator = _estimator(cls, mixture, facts, device)
+        constraints = restored_constraints(tensors, facts["arguments"])
+        estimator = _estimator(cls, mixture, facts, constraints, device)
         _set_fit(estimator, mixture, facts)
     except (KeyError, TypeError, ValueError, DgmmError) as error:
         raise ModelFileError(
@@ -129,19 +135,27 @@ def _mixture(tensors: Any, facts: Any) -> Mixture:
     return mixture
 
 
-def _estimator(cls: type[Any], mixture: Mixture, facts: dict[str, Any], device: str | None) -> Any:
+def _estimator(
+    cls: type[Any],
+    mixture: Mixture,
+    facts: dict[str, Any],
+    constraints: dict[str, Any],
+    device: str | None,
+) -> Any:
     arguments = {name: facts["arguments"][name] for name in (*_ARGUMENTS, "random_state", "dtype")}
     return cls(
         n_components=mixture.n_components,
         covariance_type=family_of(facts["covariance_type"]).name,
         device="auto" if device is None else device,
         **arguments,
+        **constraints,
     )
 
 
 def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     fit = facts["fit"]
     estimator.mixture_ = mixture
+    estimator._fixed = check_fixed(estimator.fixed, mixture.family, mixture.n_components)
     estimator._face_dtype = np.dtype(facts["dtype"]).name
     estimator.converged_ = bool(fit["converged"])
     estimator.n_iter_ = int(fit["n_iter"])

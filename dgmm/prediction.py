@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,28 @@ from dgmm.guard import Frames, Level, safe_level
 from dgmm.mixture import Mixture, frame_of
 from dgmm.parameters import check_parameters
 
-__all__ = ["log_likelihood", "predict_rows"]
+__all__ = ["Evaluation", "evaluate", "log_likelihood", "predict_rows"]
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a mixture describes some rows.
+
+    Parameters
+    ----------
+    rows : int
+    log_likelihood : float
+        Per row, in nats.
+    bic, aic : float
+        Lower is better (Schwarz 1978; Akaike 1974), with scikit-learn's sign.
+    """
+
+    rows: int
+    log_likelihood: float
+    bic: float
+    aic: float
 
 
 def mixture_frames(mixture: Mixture) -> Frames:
@@ -40,6 +60,18 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
         (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
     return statistics.log_likelihood, statistics.weight
+
+
+def evaluate(estimator: Any, dataset: Dataset) -> Evaluation:
+    """How well a fitted estimator describes the rows, in one pass over them."""
+    total, weight = log_likelihood(estimator, dataset)
+    n_parameters = estimator.n_parameters_
+    return Evaluation(
+        rows=dataset.n_rows,
+        log_likelihood=total / weight,
+        bic=-2.0 * total + n_parameters * float(np.log(weight)),
+        aic=-2.0 * total + 2.0 * n_parameters,
+    )
 
 
 def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.covariance import CovarianceFamily
 from dgmm.mixture import Mixture
 
 __all__ = ["Priors"]
@@ -37,7 +38,7 @@ class Priors:
     mean : array of shape (n_components, n_features), optional
         μ0.
     mean_precision : array of shape (n_components,), optional
-        κ0: how many rows the prior mean counts for.
+        κ0: how many rows the prior mean counts for; 0 for a component whose mean has no prior.
     covariance : array, optional
         Ψ, in the stored shape of the family's ``covariances_``.
     degrees_of_freedom : array of shape (n_components,) or (), optional
@@ -50,33 +51,44 @@ class Priors:
     covariance: Array | None = None
     degrees_of_freedom: Array | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """True if there is no prior at all."""
-        return self.weight_concentration is None and self.mean is None and self.covariance is None
+    def added_to(self, counts: Array) -> Array:
+        """n + α − 1: what the mode of the weights is proportional to."""
+        if self.weight_concentration is None:
+            return counts
+        return counts + (self.weight_concentration - 1.0)
 
     def shrunk_means(self, counts: Array, means: Array) -> Array:
         """(κ0 μ0 + n x̄) / (κ0 + n), or the means themselves without a prior."""
         if self.mean is None or self.mean_precision is None:
             return means
-        kappa = self.mean_precision[:, None]
+        kappa, counts = self.mean_precision[:, None], counts[:, None]
         # A prior that counts for nothing leaves an empty component where it is.
-        total = np.maximum(kappa + counts[:, None], np.finfo(np.float64).tiny)
-        share = np.where(kappa + counts[:, None] > 0, kappa / total, 0.0)
-        return means + share * (self.mean - means)
+        total = np.where(kappa + counts > 0.0, kappa + counts, 1.0)
+        shrunk = means + kappa / total * (self.mean - means)
+        # Without rows the prior's mean itself, not what rounding makes of going there.
+        return np.where((counts == 0.0) & (kappa > 0.0), self.mean, shrunk)
 
-    def added_counts(self, mixture_shape: tuple[int, int], family: Any) -> Array | float:
-        """q: what the priors add to p·n in the divisor of a covariance."""
+    def added_scatter(self, scatters: Array) -> Array:
+        """Ψ + A."""
+        return scatters if self.covariance is None else scatters + self.covariance
+
+    def added_counts(
+        self, family: CovarianceFamily, n_components: int, n_features: int
+    ) -> Array | float:
+        """q: what the priors add to p·n in the divisor of a covariance.
+
+        One number for each covariance: shape (n_components,), or () for a tied family.
+        """
         if self.covariance is None or self.degrees_of_freedom is None:
             return 0.0
-        k, d = mixture_shape
-        shape = family.shape
-        base = d + 1.0 if shape.uses_whitening() else 2.0
-        sharing = 0.0 if self.mean is None else (float(k) if family.is_tied else 1.0)
-        return self.degrees_of_freedom + base + shape.divisor(d) * sharing
+        base = family.shape.least_degrees_of_freedom(n_features) + 2.0
+        sharing = np.zeros(n_components)
+        if self.mean_precision is not None:
+            sharing[self.mean_precision > 0.0] = family.shape.divisor(n_features)
+        return self.degrees_of_freedom + base + (sharing.sum() if family.is_tied else sharing)
 
     def log_density(self, mixture: Mixture) -> float:
-        """Log prior density of a mixture's parameters, up to a constant."""
+        """Log prior density of a mixture's parameters in nats, up to a constant."""
         return (
             self._log_weights(mixture) + self._log_means(mixture) + self._log_covariances(mixture)
         )
@@ -105,7 +117,6 @@ class Priors:
         # ½ log |Σ| of a spherical covariance counts D variances, its prior has one.
         half_log_det = shape.half_log_det(mixture.factors, mixture.n_features)
         half_log_det = half_log_det / shape.divisor(mixture.n_features)
-        size = (mixture.n_components, mixture.n_features)
-        added = self.added_counts(size, family)
+        added = self.added_counts(family, mixture.n_components, mixture.n_features)
         penalty = added * half_log_det + 0.5 * shape.trace_product(precision, self.covariance)
         return -float(np.sum(penalty))

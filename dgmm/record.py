@@ -16,7 +16,8 @@ class FitEvent:
 
     Parameters
     ----------
-    kind : {"profile", "initialize", "iteration", "retired", "done"}
+    kind : {"profile", "initialize", "iteration", "retired", "done", "write"}
+        "write" comes from the demonstration alone, before its fit: rows are being written.
     iteration : int
         Passes of the loop so far.
     lower_bound : float
@@ -45,13 +46,15 @@ class RestartRecord:
     status : {"converged", "max_iter", "retired"}
     n_iter : int
     lower_bound : float
-        Per row, in nats; −inf if no iteration was done.
+        Per row, in nats; −inf if no iteration was done. With priors, the log posterior.
     lower_bounds : tuple of float
         Before each M-step.
     kernel : str
         The safest kernel it needed: ``float32``, ``float64`` or ``centred``.
     reason : str
         Why it was retired, empty otherwise.
+    log_likelihood : float
+        Per row, in nats, without priors: of the same mixture as ``lower_bound``.
     """
 
     status: str
@@ -60,6 +63,7 @@ class RestartRecord:
     lower_bounds: tuple[float, ...]
     kernel: str
     reason: str = ""
+    log_likelihood: float = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -97,3 +101,9 @@ class FitRecord:
     device: str
     restarts: tuple[RestartRecord, ...]
     notes: tuple[str, ...]
+
+    @property
+    def log_likelihood(self) -> float:
+        """Log-likelihood per row of the restart that was kept, in nats, without priors."""
+        kept = (one for one in self.restarts if one.status != "retired")
+        return max(kept, key=lambda one: one.lower_bound).log_likelihood

@@ -43,6 +43,10 @@ class CovarianceShape(ABC):
     def divisor(self, n_features: int) -> int:
         """p: how many squares are summed into each stored number (D for a trace)."""
 
+    def least_degrees_of_freedom(self, n_features: int) -> float:
+        """What ν has to exceed in a proper prior: inverse-gamma here, inverse-Wishart otherwise."""
+        return 0.0
+
     @abstractmethod
     def factorise(self, covariances: Array) -> Array:
         """Cholesky factors; NaN where a covariance is not positive definite."""
@@ -147,6 +151,9 @@ class _Matrix(CovarianceShape):
     def divisor(self, n_features: int) -> int:
         return 1
 
+    def least_degrees_of_freedom(self, n_features: int) -> float:
+        return n_features - 1.0
+
     def factorise(self, covariances: Array) -> Array:
         flat = covariances.reshape(-1, *covariances.shape[-2:])
         return np.array([_cholesky_or_nan(one) for one in flat]).reshape(covariances.shape)
@@ -239,7 +246,10 @@ class _Matrix(CovarianceShape):
 
     def clip(self, covariances: Array, floor: float) -> Array:
         values, vectors = np.linalg.eigh(covariances)
-        return (vectors * np.maximum(values, floor)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+        raised = (vectors * np.maximum(values, floor)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+        raised = 0.5 * (raised + np.swapaxes(raised, -1, -2))
+        # What is above the floor already keeps its bits.
+        return np.where(values[..., :1, None] < floor, raised, covariances)
 
     def uses_whitening(self) -> bool:
         return True

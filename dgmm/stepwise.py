@@ -20,7 +20,7 @@ from dgmm.expectation import BatchPass, plan_batch
 from dgmm.features import Layout, pack_symmetric
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, condition, safe_level
-from dgmm.maximization import maximize
+from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture, frame_of
 from dgmm.reframing import reframe
 from dgmm.statistics import SufficientStatistics
@@ -98,7 +98,7 @@ def advance(
     frames: Frames,
     level: Level,
     step_size: Callable[[int], float],
-    reg_covar: float,
+    options: MaximizationOptions,
     device: str,
 ) -> Advanced:
     """One stepwise EM step: a pass over the batch, a blend, an M-step.
@@ -114,7 +114,7 @@ def advance(
     level : Level
         Fastest kernel to try.
     step_size : callable
-    reg_covar : float
+    options : MaximizationOptions
     device : str
 
     Raises
@@ -127,7 +127,7 @@ def advance(
     statistics = batch
     if retained is not None:
         statistics = blend(retained.statistics, batch, step_size(step))
-    found = maximize(statistics, mixture.family, reg_covar=reg_covar, previous=mixture).mixture
+    found = maximize(statistics, mixture.family, options, previous=mixture).mixture
     if found.singular_components:
         k = found.singular_components[0]
         raise SingularMixtureError(

@@ -27,7 +27,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from dgmm import __version__
-from dgmm.errors import InvalidParameterError, ModelFileError, SourceError
+from dgmm.errors import (
+    InvalidParameterError,
+    ModelFileError,
+    SourceError,
+    StoreUnavailableError,
+)
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "looks_like_model", "read_model", "write_model"]
 
@@ -66,7 +71,9 @@ def write_model(
     InvalidParameterError
         If an array or a fact cannot be stored.
     SourceError
-        If the file cannot be written.
+        If there is no such directory.
+    StoreUnavailableError
+        If the file cannot be written: no permission, a full disk.
     """
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
     header = {
@@ -112,7 +119,9 @@ def read_model(
     Raises
     ------
     SourceError
-        If the file cannot be opened.
+        If there is no such file.
+    StoreUnavailableError
+        If it cannot be read.
     ModelFileError
         If it is not a model, was cut short or altered, or is of a newer format.
     """
@@ -211,7 +220,7 @@ def _read_raw_header(path: Path) -> tuple[bytes, int]:
     except OSError as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"cannot read the model {path}: {error.strerror or error}") from error
+        raise _failure("read", path, error) from error
 
 
 def _strict_json(path: Path, raw: bytes | str, what: str) -> dict[str, Any]:
@@ -290,7 +299,7 @@ def _read_arrays(path: Path, layout: Mapping[str, Any]) -> dict[str, np.ndarray[
     except SafetensorError as error:
         _refuse_altered(path, str(error))
     except OSError as error:
-        raise SourceError(f"cannot read the model {path}: {error.strerror or error}") from error
+        raise _failure("read", path, error) from error
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -305,7 +314,7 @@ def _replace(path: Path, content: bytes) -> None:
             raise
         _sync_directory(path.parent)
     except OSError as error:
-        raise SourceError(f"cannot write the model {path}: {error.strerror or error}") from error
+        raise _failure("write", path, error) from error
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -327,6 +336,13 @@ def _sync_directory(path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- refusals
+
+
+def _failure(verb: str, path: Path, error: OSError) -> SourceError:
+    """A path that is wrong, or a disk that failed."""
+    wrong = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    kind = SourceError if wrong else StoreUnavailableError
+    return kind(f"cannot {verb} the model {path}: {error.strerror or error}")
 
 
 def _refuse(path: Path, what: str, remedy: str) -> NoReturn:

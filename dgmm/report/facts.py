@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.covariance import family_of
 from dgmm.record import FitRecord
 from dgmm.report.wording import count, decimal, duration, percent, plural
 from dgmm.sizes import format_bytes, parse_bytes
@@ -90,13 +89,11 @@ def _memory_tile(model: Any, record: FitRecord) -> Tile:
 
 def _model_facts(model: Any) -> Mapping[str, str]:
     n_components, n_features = np.shape(model.means_)
-    covariances = family_of(model.covariance_type).n_parameters(n_components, n_features)
-    n_free = covariances + n_components * n_features + n_components - 1
     return {
         "components": count(n_components),
         "features": count(n_features),
         "covariance family": model.covariance_type,
-        "free parameters": count(n_free),
+        "free parameters": count(model.n_parameters_),
     }
 
 

@@ -30,7 +30,7 @@ from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.data.dataset import Rows
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.guard import Frames, Level
-from dgmm.maximization import maximize
+from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture, frame_of
 from dgmm.statistics import SufficientStatistics
 
@@ -260,7 +260,7 @@ class FamilySuite:
         mixture, x = self.problem(5, level)
         (found,) = evaluate([mixture], Rows(x), [level])
         plain = maximize(found, self.family).mixture.covariances
-        more = maximize(found, self.family, reg_covar=0.25).mixture.covariances
+        more = maximize(found, self.family, MaximizationOptions(reg_covar=0.25)).mixture.covariances
         added = self.expand(more, self.n_components) - self.expand(plain, self.n_components)
         ridge = np.broadcast_to(0.25 * np.eye(self.n_features), added.shape)
         assert_allclose(added, ridge, rtol=1e-12, atol=1e-12)

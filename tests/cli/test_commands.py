@@ -14,6 +14,7 @@ import pytest
 
 from dgmm import errors
 from dgmm.cli.exits import Exit, exit_of
+from dgmm.data.sink import Replacing
 
 FIT_KEYS = [
     "model",
@@ -107,6 +108,19 @@ def test_a_report_is_written_from_the_model(dgmm, rows, stub, tmp_path, monkeypa
     assert written == [(page, 10.0)]
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_the_fit(
+    dgmm, stub, tmp_path, monkeypatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("dgmm.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    # The data do not even exist: nothing was opened.
+    args = ("-k", 2, "--out", tmp_path / "m", "--report", tmp_path / "r.html")
+    run = dgmm("fit", tmp_path / "none.npy", *args)
+    assert run.code == 2
+    assert 'pip install "dgmm[report]"' in run.err
+
+
 # ------------------------------------------------------------------------------------ exit codes
 
 
@@ -123,6 +137,7 @@ def test_a_report_is_written_from_the_model(dgmm, rows, stub, tmp_path, monkeypa
         (errors.MissingChunkError("x"), 65),
         (errors.DamagedBlockError("x"), 65),
         (errors.ModelFileError("x"), 65),
+        (errors.StoreUnavailableError("x"), 75),
         (errors.EngineError("x"), 75),
         (KeyboardInterrupt(), 75),
         (OSError(28, "No space left on device"), 75),
@@ -248,6 +263,26 @@ def test_predict(dgmm, model, rows, stub, tmp_path, flags, kind) -> None:
         "rows": 300,
         "seconds": 0,
     }
+
+
+def test_predict_replaces_if_it_is_told_to(dgmm, model, rows, stub, tmp_path) -> None:
+    out = str(tmp_path / "out.zarr")
+    assert dgmm("predict", model, rows, "--out", out, "--overwrite").code == 0
+    assert stub.applied == [("labels", Replacing(out))]
+
+
+@pytest.mark.parametrize("out", ["data.zarr", "./data.zarr", "link.zarr", "file://DIR/data.zarr"])
+def test_predict_never_replaces_what_it_reads(dgmm, model, tmp_path, monkeypatch, out) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.symlink("data.zarr", "link.zarr")
+    inside = tmp_path / "data.zarr" / "model"
+    inside.parent.mkdir()
+    inside.write_bytes(model.read_bytes())
+    out = out.replace("DIR", str(tmp_path))
+    for args in ((model, "data.zarr"), (inside, "other.zarr")):
+        run = dgmm("predict", *args, "--out", out, "--overwrite")
+        assert run.code == 2
+        assert "--overwrite would delete" in run.err
 
 
 def test_predict_refuses_two_results(dgmm, model, rows, stub, tmp_path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
+from dgmm.data.opening import open_dataset
 from dgmm.storage import read_model
 
 
@@ -34,12 +35,13 @@ def last_line(text: str) -> dict:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clusters as a .npy file and as a chunked Zarr array."""
+    """Two clusters as a .npy file and as chunked Zarr arrays."""
     folder = tmp_path_factory.mktemp("cli")
     x = np.random.default_rng(1).normal(size=(4000, 3))
     x[:1000] += 12
     np.save(folder / "rows.npy", x)
     zarr.create_array(folder / "rows.zarr", data=x, chunks=(500, 3))
+    zarr.create_array(folder / "small-chunks.zarr", data=x, chunks=(100, 3))
     return folder
 
 
@@ -70,25 +72,33 @@ def test_score_agrees_with_fit(folder: Path, dgmm, fitted: tuple[Path, dict]) ->
     assert run.record["bic"] == pytest.approx(record["bic"], rel=1e-9)
 
 
-def test_threads_do_not_change_a_byte(folder: Path, dgmm) -> None:
-    files = []
-    for threads in (1, 2, 4):
-        out = folder / f"threads-{threads}.safetensors"
-        options = ("--block-bytes", "16KiB", "--n-threads", threads, "--out", out, "-q")
-        assert dgmm("fit", folder / "rows.zarr", "-k", 2, *options).code == 0
-        files.append(out.read_bytes())
-    assert files[0] == files[1] == files[2]
+def model_bytes(dgmm, folder: Path, option: str, count: int) -> bytes:
+    """The model file of a fit of 40 blocks: more than any of the engines' groups holds."""
+    out = folder / f"{option}-{count}.safetensors"
+    where = ("--block-bytes", "2KiB", option, count, "--out", out, "-q")
+    run = dgmm("fit", folder / "small-chunks.zarr", "-k", 3, "--max-iter", 5, "--tol", 0, *where)
+    assert (run.code, run.err.count("warning")) == (0, run.err.count("\n"))
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def of_one_thread(folder: Path) -> bytes:
+    out = folder / "one-thread.safetensors"
+    where = ("--block-bytes", "2KiB", "--n-threads", 1, "--out", out, "-q")
+    program("fit", folder / "small-chunks.zarr", "-k", 3, "--max-iter", 5, "--tol", 0, *where)
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_do_not_change_a_byte(folder: Path, dgmm, of_one_thread, threads) -> None:
+    assert model_bytes(dgmm, folder, "--n-threads", threads) == of_one_thread
 
 
 @pytest.mark.slow
-def test_a_cluster_does_not_change_a_byte(folder: Path, dgmm) -> None:
-    files = []
-    for name, options in {"threads": (), "workers": ("--n-workers", 2)}.items():
-        out = folder / f"{name}.safetensors"
-        done = program("fit", folder / "rows.zarr", "-k", 2, *options, "--out", out, "-q")
-        assert (done.returncode, done.stderr) == (0, "")
-        files.append(out.read_bytes())
-    assert files[0] == files[1]
+def test_a_cluster_does_not_change_a_byte(folder: Path, dgmm, of_one_thread) -> None:
+    assert len(open_dataset(folder / "small-chunks.zarr", block_bytes=2048).blocks) == 40
+    for workers in (1, 2, 3):
+        assert model_bytes(dgmm, folder, "--n-workers", workers) == of_one_thread
 
 
 def test_predict_streams_to_zarr(folder: Path, dgmm, fitted: tuple[Path, dict]) -> None:
@@ -102,6 +112,57 @@ def test_predict_streams_to_zarr(folder: Path, dgmm, fitted: tuple[Path, dict]) 
     labels = zarr.open_array(folder / "out.zarr", mode="r")[:]
     assert len(set(labels[:1000])) == 1
     assert len(set(labels[1000:])) == 1
+
+
+def test_a_result_is_replaced_if_one_asks_for_it(tmp_path: Path, folder, dgmm, fitted) -> None:
+    args = ("predict", fitted[0], folder / "rows.zarr", "--out", tmp_path / "o.zarr")
+    assert dgmm(*args).code == 0
+    again = dgmm(*args)
+    assert again.code == 2
+    assert "--overwrite" in again.err
+    run = dgmm(*args, "--overwrite", "--proba")
+    assert run.code == 0, run.err
+    assert zarr.open_array(tmp_path / "o.zarr", mode="r").shape == (4000, 2)
+
+
+def test_a_result_of_bad_rows_is_taken_away(tmp_path: Path, dgmm, fitted) -> None:
+    x = np.ones((4000, 3))
+    x[3999] = np.nan
+    zarr.create_array(tmp_path / "bad.zarr", data=x, chunks=(100, 3))
+    options = ("--block-bytes", "2KiB", "--out", tmp_path / "o.zarr")
+    assert dgmm("predict", fitted[0], tmp_path / "bad.zarr", *options).code == 65
+    assert not (tmp_path / "o.zarr").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_a_store_without_credentials_is_75(tmp_path, folder, fitted, monkeypatch, command) -> None:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    from botocore.exceptions import NoCredentialsError
+
+    async def fail(*args: object, **kwargs: object) -> None:
+        raise NoCredentialsError
+
+    from dgmm.cli import main
+
+    monkeypatch.setattr("s3fs.S3FileSystem._cat_file", fail)
+    url = "s3://bucket/x.zarr"
+    args = {
+        "fit": ["fit", url, "-k", "2", "--out", str(tmp_path / "m")],
+        "predict": ["predict", str(fitted[0]), str(folder / "rows.npy"), "--out", url],
+    }
+    assert main(args[command]) == 75
+
+
+def test_a_full_disk_is_75(folder: Path, tmp_path: Path, dgmm) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    # What a disk says that is full, at the moment the model is written.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+        run = dgmm("fit", folder / "rows.npy", "-k", 1, "--out", tmp_path / "m", "-q")
+    assert run.code == 75
+    assert "cannot write the model" in run.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_inspect_shows_the_family(dgmm, fitted: tuple[Path, dict]) -> None:

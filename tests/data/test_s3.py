@@ -7,8 +7,13 @@ import pytest
 import zarr
 
 from dgmm.data.opening import open_dataset
-from dgmm.data.sink import open_sink
-from dgmm.errors import InvalidParameterError, MissingChunkError, SourceError
+from dgmm.data.sink import Replacing, open_sink
+from dgmm.errors import (
+    InvalidParameterError,
+    MissingChunkError,
+    SourceError,
+    StoreUnavailableError,
+)
 from dgmm.testing.sources import SourceSuite, read_all, travelled
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
@@ -122,8 +127,62 @@ def test_sink_replaces_arrays_alone(options):
     write(f"{url}/x", options, np.ones((10, 5)))
     zarr.create_group(url, storage_options=options)
     with pytest.raises(InvalidParameterError, match="kept exists and is not a Zarr array"):
-        open_sink(url, (25, 2), "f4", storage_options=options, overwrite=True)
-    with pytest.raises(InvalidParameterError, match="pass overwrite=True"):
+        open_sink(Replacing(url), (25, 2), "f4", storage_options=options)
+    with pytest.raises(InvalidParameterError, match="x exists; remove it"):
         open_sink(f"{url}/x", (25, 2), "f4", storage_options=options)
-    sink = open_sink(f"{url}/x", (25, 2), "f4", storage_options=options, overwrite=True)
+    sink = open_sink(Replacing(f"{url}/x"), (25, 2), "f4", storage_options=options)
     assert sink.array.shape == (25, 2)
+
+
+def test_an_array_that_was_not_filled_is_taken_away(options):
+    url = f"s3://{BUCKET}/unfilled"
+    place = {"chunk_rows": 10, "storage_options": options}
+    with pytest.raises(ZeroDivisionError), open_sink(url, (25, 2), "f4", **place) as sink:
+        sink.write(np.ones((25, 2)))
+        raise ZeroDivisionError
+    assert sink.array.store.fs.find(f"{BUCKET}/unfilled") == []
+
+
+def unreachable(options):
+    client = {**options["client_kwargs"], "endpoint_url": "http://127.0.0.1:9"}
+    settings = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
+    return {**options, "client_kwargs": client, "config_kwargs": settings}
+
+
+def test_an_endpoint_that_cannot_be_reached_is_unavailable(options, monkeypatch):
+    url = f"s3://{BUCKET}/far"
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
+    far = unreachable(options)
+    for attempt in (
+        lambda: open_dataset(url, storage_options=far),
+        lambda: open_sink(url, (25, 2), "f4", storage_options=far),
+    ):
+        with pytest.raises(StoreUnavailableError, match=f"cannot open {url}: ") as caught:
+            attempt()
+        assert SECRET not in str(caught.value)
+        # The cause could carry what the message does not.
+        assert caught.value.__cause__ is None
+
+
+def test_a_store_that_fails_later_is_unavailable(options, monkeypatch):
+    from botocore.exceptions import NoCredentialsError
+
+    url = f"s3://{BUCKET}/later"
+    dataset = open_dataset(write(url, options, np.ones((100, 5))))
+    array = zarr.open_array(url, storage_options=options, mode="r+")
+
+    async def fail(*args, **kwargs):
+        raise NoCredentialsError(secret=SECRET)
+
+    async def leak(*args, **kwargs):
+        raise ConnectionError(f"refused to one with {SECRET}")
+
+    monkeypatch.setattr("s3fs.S3FileSystem._cat_file", fail)
+    with pytest.raises(StoreUnavailableError, match=r"block rows .* of s3://rows/later: Unable"):
+        read_all(dataset)
+    monkeypatch.setattr("s3fs.S3FileSystem._pipe_file", leak)
+    sink = open_sink(array, (100, 5), "f8")
+    with pytest.raises(StoreUnavailableError, match=r"write to .*refused to one with \*") as caught:
+        sink.write(np.ones((100, 5)))
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None

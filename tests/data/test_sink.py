@@ -8,9 +8,15 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgmm.data.location import Location
 from dgmm.data.opening import open_dataset
-from dgmm.data.sink import ZarrSink, open_sink
-from dgmm.errors import DamagedBlockError, InvalidParameterError, SourceError
+from dgmm.data.sink import Replacing, ZarrSink, open_sink
+from dgmm.errors import (
+    DamagedBlockError,
+    InvalidParameterError,
+    SourceError,
+    StoreUnavailableError,
+)
 from dgmm.testing.sources import read_all
 
 
@@ -28,7 +34,7 @@ def test_rows_arrive_in_whole_units(pieces, chunk, chunks_in_shard, columns):
     shards = None if chunks_in_shard is None else (chunk * chunks_in_shard, *tail)
     array = zarr.create_array({}, shape=shape, dtype="f4", chunks=(chunk, *tail), shards=shards)
     written = []
-    sink = ZarrSink(array, "out")
+    sink = ZarrSink(array, Location("memory://out"))
     sink.array = Recorder(sink.array, written)
     with sink:
         for part in np.split(values, np.cumsum(pieces)[:-1]) if pieces else []:
@@ -75,19 +81,20 @@ def test_labels(tmp_path):
 
 def test_nothing_is_replaced_unasked(tmp_path):
     open_sink(tmp_path / "out", (4, 2), "f4")
-    with pytest.raises(InvalidParameterError, match="overwrite=True"):
+    with pytest.raises(InvalidParameterError, match=r"remove it, or pass .* --overwrite"):
         open_sink(tmp_path / "out", (4, 2), "f4")
-    assert open_sink(tmp_path / "out", (6, 2), "f4", overwrite=True).array.shape == (6, 2)
+    assert open_sink(Replacing(tmp_path / "out"), (6, 2), "f4").array.shape == (6, 2)
+    assert open_sink(Replacing(tmp_path / "new"), (6, 2), "f4").array.shape == (6, 2)
 
 
 def test_nothing_but_an_array_is_ever_replaced(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(InvalidParameterError, match="not a Zarr array; choose another path"):
-            open_sink(path, (4, 2), "f4", overwrite=True)
+            open_sink(Replacing(path), (4, 2), "f4")
     zarr.create_group(tmp_path / "group").create_array("x", shape=(3,), dtype="f4")
     with pytest.raises(InvalidParameterError, match="group exists and is not a Zarr array"):
-        open_sink(tmp_path / "group", (4, 2), "f4", overwrite=True)
+        open_sink(Replacing(tmp_path / "group"), (4, 2), "f4")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "group/x").exists()
 
@@ -105,14 +112,82 @@ def test_too_few_and_too_many_rows(tmp_path):
         sink.write(np.ones((1, 3)))
 
 
-def test_an_exception_is_not_replaced(tmp_path):
-    def interrupted():
-        with open_sink(tmp_path / "x", (10, 2), "f4") as sink:
-            sink.write(np.ones((4, 2)))
-            raise ZeroDivisionError
+def fill(out, error=None, rows=7, **options):
+    with open_sink(out, (10, 2), "f4", chunk_rows=3, **options) as sink:
+        sink.write(np.ones((rows, 2)))
+        if error is not None:
+            raise error
 
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_new_array_that_was_not_filled_is_taken_away(tmp_path, error):
+    with pytest.raises(error):
+        fill(tmp_path / "x", error)
+    with pytest.raises(SourceError, match="only 7 were written"):
+        fill(tmp_path / "y")
+    assert not list(tmp_path.iterdir())
+    fill(tmp_path / "x", rows=10)
+    with pytest.raises(error):
+        fill(Replacing(tmp_path / "x"), error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_beside_its_keys_stays(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_sink(tmp_path / "x", (10, 2), "f4") as sink:
+        (tmp_path / "x/notes.txt").write_text("mine")
+        sink.write(np.ones((10, 2)))
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["notes.txt"]
+
+
+def test_a_given_array_stays(tmp_path):
+    array = zarr.create_array(tmp_path / "x", shape=(10, 2), dtype="f4", chunks=(3, 2))
     with pytest.raises(ZeroDivisionError):
-        interrupted()
+        fill(array, ZeroDivisionError)
+    assert np.all(zarr.open_array(tmp_path / "x", mode="r")[:6] == 1)
+
+
+def test_an_array_that_cannot_be_taken_away_is_named(tmp_path, monkeypatch):
+    async def delete(*args):
+        raise PermissionError("no right to delete")
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "delete", delete)
+    with (
+        pytest.warns(RuntimeWarning, match=r"/x is incomplete .*no right to delete.*; delete it"),
+        pytest.raises(ZeroDivisionError),
+    ):
+        fill(tmp_path / "x", ZeroDivisionError)
+
+
+class OfItsOwnError(Exception):
+    """As file systems raise: not an OSError."""
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OfItsOwnError("Unable to locate credentials")]
+)
+def test_a_store_that_fails_is_unavailable(tmp_path, monkeypatch, error):
+    original = zarr.storage.LocalStore.set
+
+    async def set_(self, key, *args, **kwargs):
+        if key == failing:
+            raise error
+        return await original(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", set_)
+    for failing in ("zarr.json", "c/1/0", "c/3/0"):
+        message = f"cannot write to {tmp_path}/x: .*{error.args[-1]}"
+        with pytest.raises(StoreUnavailableError, match=message) as caught:
+            fill(tmp_path / "x", rows=10)
+        assert caught.value.__cause__ is error
+        assert not (tmp_path / "x/zarr.json").exists()
+
+
+def test_a_place_that_cannot_be_is_not_unavailable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError, match="cannot") as caught:
+        fill(tmp_path / "file" / "x")
+    assert not isinstance(caught.value, StoreUnavailableError)
 
 
 def test_given_array_is_checked(tmp_path):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +17,23 @@ import numpy as np
 from dgmm.data.dataset import Dataset, Rows
 from dgmm.data.opening import open_dataset
 from dgmm.engine.local import LocalEngine
-from dgmm.engine.memory import MemoryMeter, MemoryPlan
+from dgmm.engine.memory import MemoryPlan, rss
 
 MIB = 2**20
 TILE = 2048
+
+
+class HighWater:
+    """The kernel's own mark of the peak, started anew: this process is ours alone."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")
+        self.baseline = rss()
+
+    def peak(self) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        most = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        return 1024 * most - self.baseline
 
 
 @dataclass
@@ -62,7 +80,7 @@ class ProductTask:
 
 
 def run_local(dataset: Dataset, limit: int) -> tuple[list[int], MemoryPlan]:
-    meter = MemoryMeter()
+    meter = HighWater()
     with LocalEngine(4).session(dataset, memory_limit=limit) as session:
         for _ in range(3):
             session.run(ProductTask())
@@ -73,17 +91,16 @@ def start_meter(dask_worker: Any) -> None:
     # What dgmm itself imports belongs to the baseline.
     import dgmm.engine.worker  # noqa: F401
 
-    dask_worker.memory_meter = MemoryMeter()
+    dask_worker.memory_meter = HighWater()
 
 
 def read_meter(dask_worker: Any) -> int:
     return int(dask_worker.memory_meter.peak())
 
 
-def run_dask(dataset: Dataset, limit: int) -> tuple[list[int], MemoryPlan]:
+@contextmanager
+def metered_client() -> Iterator[Any]:
     from distributed import Client, LocalCluster
-
-    from dgmm.engine.dask import DaskEngine
 
     with (
         LocalCluster(
@@ -92,14 +109,78 @@ def run_dask(dataset: Dataset, limit: int) -> tuple[list[int], MemoryPlan]:
         Client(cluster, set_as_default=False) as client,
     ):
         client.run(start_meter)
-        with DaskEngine(client).session(dataset, memory_limit=limit) as session:
-            for _ in range(3):
-                session.run(ProductTask())
-            return list(client.run(read_meter).values()), session.plan
+        yield client
+
+
+def run_dask(dataset: Dataset, limit: int) -> tuple[list[int], MemoryPlan]:
+    from dgmm.engine.dask import DaskEngine
+
+    with (
+        metered_client() as client,
+        DaskEngine(client).session(dataset, memory_limit=limit) as session,
+    ):
+        for _ in range(3):
+            session.run(ProductTask())
+        return list(client.run(read_meter).values()), session.plan
+
+
+def predict(path: str, limit: int, engine: Any, read_peaks: Any) -> dict[str, Any]:
+    """Responsibilities of a model that was fitted to a few rows, written to a Zarr array."""
+    import dgmm
+
+    rows = open_dataset(path).blocks[0].read().x[:4096]
+    model = dgmm.GaussianMixture(
+        32, max_iter=2, tol=0, random_state=0, engine=engine, memory_limit=limit
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        meter = HighWater()
+        written = model.predict_proba(path, out=f"{folder}/out.zarr")
+        return {"peaks": [meter.peak(), *read_peaks()], "written": written.nbytes}
+
+
+def predict_local(path: str, limit: int) -> dict[str, Any]:
+    return predict(path, limit, LocalEngine(2), list)
+
+
+def predict_dask(path: str, limit: int) -> dict[str, Any]:
+    from dgmm.engine.dask import DaskEngine
+
+    with metered_client() as client:
+        return predict(
+            path, limit, DaskEngine(client), lambda: list(client.run(read_meter).values())
+        )
+
+
+def fit_local(path: str, limit: int) -> dict[str, Any]:
+    import dgmm
+
+    model = dgmm.GaussianMixture(
+        4,
+        covariance_type="diag",
+        max_iter=3,
+        tol=0,
+        random_state=0,
+        engine=LocalEngine(2),
+        memory_limit=limit,
+    )
+    meter = HighWater()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(path)
+    return {"peaks": [meter.peak()]}
+
+
+WHOLE = {"predict-local": predict_local, "predict-dask": predict_dask, "fit-local": fit_local}
 
 
 def main(engine: str, path: str, limit: int) -> None:
     dataset = open_dataset(path)
+    if engine in WHOLE:
+        print(json.dumps({**WHOLE[engine](path, limit), "nbytes": dataset.nbytes}))  # noqa: T201
+        return
     peaks, plan = (run_local if engine == "local" else run_dask)(dataset, limit)
     print(  # noqa: T201  the script's result
         json.dumps(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,6 +162,20 @@ def test_persisted_chunks_that_are_joined(engine: DaskEngine) -> None:
         assert session.run(TraceTask()).total.count == 4000
 
 
+def test_persisted_blocks_that_alternate_make_few_ranges(engine: DaskEngine) -> None:
+    client, blocks = engine.client, [np.full((20, 2), float(i)) for i in range(200)]
+    workers = sorted(client.nthreads())
+    # A home of its own for every second block: no two neighbours live together.
+    futures = [client.scatter(one, workers=[workers[i % 2]]) for i, one in enumerate(blocks)]
+    with client.as_current():
+        parts = [da.from_delayed(one, (20, 2), float) for one in futures]
+        array = client.persist(da.concatenate(parts))
+        wait(array)
+    with engine.session(open_dask(array, block_bytes=320)) as session:
+        assert session.run(TraceTask()).total.total == 40 * sum(range(200))
+        assert 2 * 3 <= len(session._held.shares) <= 2 * 6
+
+
 def test_any_graph(engine: DaskEngine) -> None:
     array = da.arange(3000, chunks=300).astype(float).reshape(1000, 3)
     with engine.session(open_dask(array, block_bytes=2400)) as session:
@@ -265,6 +280,61 @@ def test_limit_of_a_worker_is_held(engine: DaskEngine) -> None:
     big = open_array(np.ones((2**21, 4)), block_bytes=MIB)
     with pytest.raises(MemoryLimitError, match="Zarr"):
         engine.session(big, memory_limit=48 * MIB)
+
+
+@pytest.fixture
+def brittle() -> Iterator[Client]:
+    """A cluster in this process, to be closed in the middle of things."""
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        LocalCluster(
+            n_workers=1, processes=False, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        Client(cluster, set_as_default=False, timeout=1) as client,
+    ):
+        yield client
+
+
+def test_client_that_is_closed_is_said_to_be(brittle: Client) -> None:
+    engine = DaskEngine(brittle)
+    with engine.session(toy()) as session:
+        session.run(ToyTask())
+        brittle.close()
+        for use in (lambda: session.run(ToyTask()), lambda: list(session.stream(ToyTask()))):
+            with pytest.raises(EngineError, match="client is closed; make a new one"):
+                use()
+    with pytest.raises(EngineError, match="client is closed; make a new one"):
+        engine.session(toy())
+
+
+@dataclass(frozen=True)
+class ClosingTask(ToyTask):
+    """Closes the client, or the cluster, that it runs on, in a thread of its own."""
+
+    what: str = "client"
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        if rows.first_row == 0:
+            target = CLOSING[0] if self.what == "client" else CLOSING[0].cluster
+            threading.Thread(target=target.close, daemon=True).start()
+            sleep(1.0)
+        return super().evaluate(rows, workspace)
+
+
+# What runs in this process can reach what no pickle can bring there.
+CLOSING: list[Client] = []
+
+
+@pytest.mark.parametrize("what", ["client", "cluster"])
+def test_what_is_closed_during_a_pass_is_an_error_that_says_so(brittle: Client, what: str) -> None:
+    CLOSING[:] = [brittle]
+    with (
+        DaskEngine(brittle, no_workers_timeout=2).session(toy()) as session,
+        pytest.raises(EngineError, match=r"make a new|start workers"),
+    ):
+        session.run(ClosingTask(what=what))
+    with pytest.raises(EngineError, match="make a new"):
+        DaskEngine(brittle, no_workers_timeout=2).session(toy())
 
 
 def test_asynchronous_client_is_refused() -> None:

@@ -76,8 +76,10 @@ class WaitingTask(ToyTask):
 
 
 def test_number_of_threads_is_checked() -> None:
-    with pytest.raises(InvalidParameterError, match="n_threads=0"):
-        LocalEngine(0)
+    for wrong in (0, -1, 2.5, 2.0, "2", True):
+        with pytest.raises(InvalidParameterError, match=f"n_threads={wrong!r}"):
+            LocalEngine(wrong)  # type: ignore[arg-type]
+    assert LocalEngine(np.int64(2)) == LocalEngine(2)
 
 
 def test_equality_and_repr() -> None:

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,10 +97,29 @@ def test_a_view_counts_as_the_array_that_it_keeps() -> None:
 
 
 def test_meter_sees_a_passing_peak() -> None:
-    meter = MemoryMeter()
+    before = threading.active_count()
+    with MemoryMeter() as meter:
+        array = np.ones(64 * MIB, np.int8)
+        # Long enough to be seen: the meter looks every 20 ms.
+        Event().wait(0.2)
+        del array
+        assert 60 * MIB < meter.peak() < 80 * MIB
+    assert 60 * MIB < meter.peak() < 80 * MIB
+    assert threading.active_count() == before
+
+
+def test_meter_leaves_the_peak_of_the_process_alone() -> None:
     array = np.ones(64 * MIB, np.int8)
     del array
-    assert 60 * MIB < meter.peak() < 80 * MIB
+    before = high_water()
+    with MemoryMeter():
+        pass
+    assert high_water() >= before
+
+
+def high_water() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 @pytest.mark.parametrize("engine", ["local", "dask"])
@@ -110,6 +132,40 @@ def test_peak_stays_within_the_limit(engine: str, tmp_path: Path) -> None:
     found = measured(engine, path, limit)
     assert found["nbytes"] >= 4 * limit
     assert found["projected"] <= limit
+    assert max(found["peaks"]) <= limit
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 MiB in chunks of 4 MiB."""
+    return make_store(tmp_path_factory.mktemp("rows") / "rows.zarr", 12)
+
+
+def make_store(path: Path, n_chunks: int) -> Path:
+    rows = 4 * MIB // 32
+    array = zarr.create_array(path, shape=(n_chunks * rows, 8), chunks=(rows, 8), dtype="f4")
+    rng = np.random.default_rng(0)
+    for start in range(0, n_chunks * rows, rows):
+        centres = rng.integers(0, 4, (rows, 1)) * 5
+        array[start : start + rows] = rng.normal(size=(rows, 8)) + centres
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_peak_of_predicting_into_a_store_stays_within_the_limit(engine: str, store: Path) -> None:
+    limit = 112 * MIB
+    found = measured(f"predict-{engine}", store, limit)
+    # 192 MiB of responsibilities.
+    assert found["written"] == 4 * found["nbytes"]
+    assert max(found["peaks"]) <= limit
+
+
+@pytest.mark.slow
+def test_peak_of_a_fit_stays_within_the_limit(tmp_path: Path) -> None:
+    limit = 80 * MIB
+    found = measured("fit-local", make_store(tmp_path / "rows.zarr", 80), limit)
+    assert found["nbytes"] >= 4 * limit
     assert max(found["peaks"]) <= limit
 
 

@@ -14,6 +14,7 @@ from dgmm.covariance import family_names, family_of
 from dgmm.em import ILL_DEFINED, Chain, best_chain, iterate
 from dgmm.errors import SingularMixtureError
 from dgmm.guard import Level
+from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.testing.families import row_values
 from tests.numerics.problems import blobs, context_of, random_mixture
@@ -33,7 +34,8 @@ def start_of(name, x, seed=0, n_components=3):
 
 
 def run(context, chains, *, tol=0.0, reg_covar=0.0, max_iter=30):
-    return list(iterate(context, chains, tol=tol, reg_covar=reg_covar, max_iter=max_iter))
+    options = MaximizationOptions(reg_covar=reg_covar)
+    return list(iterate(context, chains, tol=tol, options=options, max_iter=max_iter))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

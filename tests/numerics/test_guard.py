@@ -19,7 +19,7 @@ from dgmm.data.dataset import Rows
 from dgmm.em import Chain, Context, frames_of
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, condition, safe_level
-from dgmm.maximization import maximize
+from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture
 from dgmm.testing.families import evaluate, row_values
 from tests.numerics.problems import (
@@ -146,7 +146,11 @@ def test_image_patches(name, patches):
     means = patches[rng.choice(len(patches), 4, replace=False)]
     stored = stored[0] if start.family.is_tied else stored
     chains = [Chain(Mixture(np.full(4, 0.25), means, stored, name), Level.FLOAT32)]
-    list(em.iterate(context, chains, tol=0.0, reg_covar=1e-6, max_iter=4))
+    list(
+        em.iterate(
+            context, chains, tol=0.0, options=MaximizationOptions(reg_covar=1e-6), max_iter=4
+        )
+    )
     _, ratio = worst(chains[0].mixture, patches[::8], chains[0].level)
     assert ratio <= 1
     bounds = np.array(chains[0].lower_bounds)
@@ -190,7 +194,7 @@ def test_a_chain_never_returns_to_a_faster_kernel_once_warm(name, monkeypatch):
     chains, levels = [Chain(start, Level.FLOAT32)], []
     for limit in limits:
         monkeypatch.setitem(guard._LIMITS, Level.FLOAT32, limit)
-        list(em.iterate(context, chains, tol=0.0, reg_covar=0.0, max_iter=1))
+        list(em.iterate(context, chains, tol=0.0, options=MaximizationOptions(), max_iter=1))
         levels.append(chains[0].level)
         chains = [replace(chains[0], status="running")]
     assert levels == [Level.FLOAT32] * 4 + [Level.FLOAT64] * 3

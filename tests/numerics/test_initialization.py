@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from dgmm import initialization
 from dgmm.covariance import family_names, family_of
 from dgmm.initialization import INIT_PARAMS, initial_mixture, sample_size, working_bytes
+from dgmm.maximization import MaximizationOptions
 from tests.numerics.problems import blobs, profile_of
 
 METHODS = pytest.mark.parametrize("method", INIT_PARAMS)
@@ -22,7 +23,12 @@ def sample_of(x, size=None):
 
 def start(sample, name="full", k=3, *, method="kmeans", reg_covar=1e-6, seed=0):
     return initial_mixture(
-        sample, family_of(name), k, method=method, reg_covar=reg_covar, seed=SeedSequence(seed)
+        sample,
+        family_of(name),
+        k,
+        method=method,
+        options=MaximizationOptions(reg_covar=reg_covar),
+        seed=SeedSequence(seed),
     )
 
 
@@ -92,7 +98,9 @@ def test_a_start_depends_on_its_own_seed_alone(method):
     family = family_of("diag")
 
     def means(seed):
-        return initial_mixture(sample, family, 4, method=method, reg_covar=0.0, seed=seed).means
+        return initial_mixture(
+            sample, family, 4, method=method, options=MaximizationOptions(), seed=seed
+        ).means
 
     first = [means(seed) for seed in few]
     rest = [means(seed) for seed in reversed(many)][::-1]

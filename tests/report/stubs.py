@@ -23,6 +23,7 @@ def model(family: str = "full", *, n_features: int = N_FEATURES, **changes: Any)
         "weights_": weights,
         "means_": rng.normal(size=(N_COMPONENTS, n_features)),
         "covariances_": _covariances(family, n_features, rng),
+        "n_parameters_": 104,
         "converged_": True,
         "n_iter_": len(bounds),
         "lower_bound_": bounds[-1],

@@ -1,0 +1,418 @@
+"""Priors, fixed parameters and the floor as arguments of the estimator."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture
+
+import dgmm
+from dgmm.covariance import family_names, family_of
+
+FAMILIES = pytest.mark.parametrize("family", family_names())
+K, D = 3, 2
+RNG = np.random.default_rng(0)
+CENTRES = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
+X = RNG.normal(size=(400, D)) + CENTRES[RNG.integers(K, size=400)]
+
+
+def fit(x: Any = X, k: int = K, **options: Any) -> dgmm.GaussianMixture:
+    common = {"random_state": 0, "tol": 1e-5, "engine": dgmm.LocalEngine(1), "max_iter": 200}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return dgmm.GaussianMixture(k, **(common | options)).fit(x)
+
+
+def covariances_of(family: str, scale: float = 1.0) -> np.ndarray:
+    one = family_of(family)
+    dense = scale * np.array([[1.0, 0.3], [0.3, 0.7]])
+    stored = one.shape.project(dense) / one.shape.divisor(D)
+    return np.broadcast_to(stored, one.covariances_shape(K, D)).copy()
+
+
+# --------------------------------------------------------------------------------------- priors
+
+
+@FAMILIES
+def test_suggested_priors_fit_what_maximum_likelihood_cannot(family: str) -> None:
+    # Five rows stand alone: without a prior their component collapses onto them.
+    x = np.concatenate([X, np.full((5, D), 50.0)])
+    means = np.concatenate([CENTRES, [[50.0, 50.0]]])
+    priors = dgmm.suggest_priors(x, 4, family)
+    model = fit(x, 4, covariance_type=family, reg_covar=0.0, means_init=means, **priors)
+    assert model.converged_
+    assert np.all(np.diff(model.lower_bounds_) >= -1e-12)
+    assert model.means_[3] == pytest.approx([50.0, 50.0], rel=1e-2)
+
+
+@FAMILIES
+def test_the_likelihood_is_reported_apart_from_the_posterior(family: str) -> None:
+    priors = dgmm.suggest_priors(X, K, family)
+    model = fit(covariance_type=family, weight_concentration_prior=5.0, **priors)
+    start = fit(covariance_type=family, weight_concentration_prior=5.0, max_iter=1, **priors)
+    assert model.record_.log_likelihood == pytest.approx(model.score(X), abs=1e-4)
+    assert start.lower_bound_ != start.record_.log_likelihood
+    assert model.lower_bound_ < model.record_.log_likelihood
+    plain = fit(covariance_type=family)
+    assert plain.record_.log_likelihood == plain.lower_bound_
+    assert plain.score(X) >= model.score(X)
+
+
+def test_suggested_priors_are_those_of_fraley_and_raftery() -> None:
+    full = dgmm.suggest_priors(X, 4, "full")
+    np.testing.assert_allclose(full["mean_prior"], X.mean(axis=0))
+    np.testing.assert_allclose(full["covariance_prior"], np.cov(X.T) / 4 ** (2 / D))
+    assert (full["mean_precision_prior"], full["degrees_of_freedom_prior"]) == (0.01, D + 2)
+    for family in ("diag", "spherical", "tied_diag", "tied_spherical"):
+        scale = dgmm.suggest_priors(X, 4, family)["covariance_prior"]
+        assert scale == pytest.approx(np.trace(np.cov(X.T)) / D / 4 ** (2 / D))
+
+
+def test_suggesting_priors_reads_every_block_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    dataset = dgmm.open_dataset(tmp_path / "x.npy", block_bytes=1600)
+    engine = dgmm.LocalEngine(1)
+    sessions = []
+    opened = engine.session
+    engine.session = lambda *args, **options: (
+        sessions.append(opened(*args, **options)) or sessions[-1]
+    )
+    dgmm.suggest_priors(dataset, K, engine=engine)
+    assert sessions[0].counters.block_reads == len(dataset.blocks) > 1
+
+
+@pytest.mark.parametrize(
+    ("x", "family", "message"),
+    [
+        (np.column_stack([X, np.ones(len(X))]), "full", "constant features: 2"),
+        (np.ones((10, 2)), "diag", "constant features: 0, 1"),
+        (X[:1], "full", "at least 2 rows"),
+    ],
+)
+def test_rows_without_a_scale_suggest_no_priors(x: Any, family: str, message: str) -> None:
+    with pytest.raises(dgmm.InvalidDataError, match=message):
+        dgmm.suggest_priors(x, K, family)
+
+
+@pytest.mark.parametrize("k", [0, 2.0, True, "3"])
+def test_priors_are_suggested_for_a_number_of_components(k: Any) -> None:
+    with pytest.raises(dgmm.InvalidParameterError, match="n_components"):
+        dgmm.suggest_priors(X, k)
+
+
+@FAMILIES
+def test_numbers_stand_for_the_same_of_every_component(family: str) -> None:
+    shape = family_of(family).covariances_shape(K, D)
+    unit = np.broadcast_to(np.eye(D) if shape[-2:] == (D, D) else 1.0, shape)
+    nu = 7.0 if family_of(family).is_tied else np.full(K, 7.0)
+    short = {
+        "weight_concentration_prior": 2.0,
+        "mean_prior": 0.5,
+        "mean_precision_prior": 3.0,
+        "covariance_prior": 4.0,
+        "degrees_of_freedom_prior": 7.0,
+    }
+    long = {
+        "weight_concentration_prior": np.full(K, 2.0),
+        "mean_prior": np.full((K, D), 0.5),
+        "mean_precision_prior": np.full(K, 3.0),
+        "covariance_prior": 4.0 * unit,
+        "degrees_of_freedom_prior": nu,
+    }
+    one = fit(covariance_type=family, max_iter=5, tol=0.0, **short)
+    other = fit(covariance_type=family, max_iter=5, tol=0.0, **long)
+    np.testing.assert_array_equal(one.covariances_, other.covariances_)
+    assert one.lower_bounds_ == other.lower_bounds_
+
+
+def test_one_component_has_its_posterior_mode_in_closed_form() -> None:
+    psi, nu, kappa, mu = np.array([[3.0, 1.0], [1.0, 2.0]]), 9.0, 40.0, np.array([1.0, -2.0])
+    model = fit(
+        k=1, reg_covar=0.0, mean_prior=mu, mean_precision_prior=kappa,
+        covariance_prior=psi, degrees_of_freedom_prior=nu,
+    )  # fmt: skip
+    n, mean = len(X), X.mean(axis=0)
+    np.testing.assert_allclose(model.means_[0], (kappa * mu + n * mean) / (kappa + n))
+    # Murphy, "Conjugate Bayesian analysis of the Gaussian distribution" (2007), eq. 250 to 254.
+    gap = mean - mu
+    posterior = psi + (X - mean).T @ (X - mean) + kappa * n / (kappa + n) * np.outer(gap, gap)
+    np.testing.assert_allclose(model.covariances_[0], posterior / (nu + n + D + 2))
+
+
+@pytest.mark.parametrize("x_dtype", ["float32", "float64"])
+def test_the_posterior_is_the_same_for_engines_and_dtypes(x_dtype: str) -> None:
+    priors = dgmm.suggest_priors(X, K)
+    wide = fit(tol=0.0, max_iter=5, **priors)
+    other = fit(X.astype(x_dtype), tol=0.0, max_iter=5, engine=dgmm.LocalEngine(2), **priors)
+    np.testing.assert_allclose(other.lower_bounds_, wide.lower_bounds_, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
+def test_hyperparameters_of_scikit_learn_translate_as_documented(family: str) -> None:
+    # So far apart that responsibilities are 0 or 1, in the variational treatment as in ours.
+    x = X[:300] + 500.0 * CENTRES[np.arange(300) % K]
+    nu, alpha = 20.0, 2.5
+    psi = np.array([[3.0, 0.5], [0.5, 2.0]])
+    scale = {"full": psi, "tied": psi, "diag": np.diag(psi), "spherical": 3.0}[family]
+    ours = {
+        "full": (psi, nu - D - 2),
+        "tied": (K * psi, K * nu - K - D - 1),
+        "diag": (np.diag(psi), nu - 3),
+        "spherical": (D * 3.0, D * nu - D - 2),
+    }[family]
+    shared = {"covariance_type": family, "mean_prior": [900.0, 1100.0], "mean_precision_prior": 0.3}
+    shared |= {"reg_covar": 0.0, "random_state": 0, "tol": 1e-9}
+    theirs = BayesianGaussianMixture(
+        n_components=K,
+        weight_concentration_prior_type="dirichlet_distribution",
+        weight_concentration_prior=alpha,
+        covariance_prior=scale,
+        degrees_of_freedom_prior=nu,
+        **shared,
+    ).fit(x)
+    model = fit(
+        x,
+        weight_concentration_prior=alpha + 1.0,
+        covariance_prior=ours[0],
+        degrees_of_freedom_prior=ours[1],
+        means_init=theirs.means_,
+        **shared,
+    )
+    np.testing.assert_allclose(model.weights_, theirs.weights_, rtol=1e-9)
+    np.testing.assert_allclose(model.means_, theirs.means_, rtol=1e-9)
+    np.testing.assert_allclose(model.covariances_, theirs.covariances_, rtol=1e-9)
+
+
+# ------------------------------------------------------------------------------------ fixed
+
+
+@FAMILIES
+@pytest.mark.parametrize("given", ["covariances_init", "precisions_init", None])
+def test_fixed_covariances_come_back_bit_for_bit(family: str, given: str | None) -> None:
+    values = {} if given is None else {given: covariances_of(family)}
+    options = {"covariance_type": family, "fixed": {"covariances"}, "reg_covar": 0.1, **values}
+    model, start = fit(**options), fit(max_iter=0, **options)
+    assert model.n_iter_ > 1
+    np.testing.assert_array_equal(model.covariances_, start.covariances_)
+    if given == "covariances_init":
+        np.testing.assert_array_equal(model.covariances_, values[given])
+    assert not np.array_equal(model.means_, start.means_)
+    free = fit(covariance_type=family)
+    held = family_of(family).n_parameters(K, D)
+    assert free.n_parameters_ - model.n_parameters_ == held
+    assert model.bic(X) - model.aic(X) == pytest.approx(model.n_parameters_ * (np.log(len(X)) - 2))
+
+
+@FAMILIES
+def test_fixed_means_and_weights_come_back_bit_for_bit(family: str) -> None:
+    weights, means = np.array([0.2, 0.3, 0.5]), CENTRES + RNG.normal(size=(K, D)) / 3
+    model = fit(
+        covariance_type=family, means_init=means, weights_init=weights,
+        fixed={"means": [0, 2], "weights": [1]},
+    )  # fmt: skip
+    np.testing.assert_array_equal(model.means_[[0, 2]], means[[0, 2]])
+    assert model.weights_[1] == weights[1]
+    assert model.weights_.sum() == pytest.approx(1.0)
+    assert model.weights_[0] != weights[0]
+    assert np.all(model.means_[1] != means[1])
+    assert model.n_parameters_ == model.mixture_.n_parameters - 2 * D - 1
+
+
+def test_fixed_float32_rows_keep_the_values_in_float64() -> None:
+    means = CENTRES + 1 / 3
+    model = fit(X.astype("float32"), means_init=means, fixed="means")
+    np.testing.assert_array_equal(model.mixture_.means, means)
+
+
+def test_everything_fixed_is_the_start() -> None:
+    given = {"weights_init": np.full(K, 1 / K), "means_init": CENTRES}
+    names = {"weights", "means", "covariances"}
+    model = fit(fixed=names, covariances_init=covariances_of("full"), **given)
+    np.testing.assert_array_equal(model.means_, CENTRES)
+    np.testing.assert_array_equal(model.weights_, given["weights_init"])
+    assert model.n_parameters_ == 0
+    assert model.converged_
+
+
+def test_fixing_nothing_changes_nothing() -> None:
+    plain = fit()
+    for nothing in ({}, set(), {"means": []}, {"means": False}):
+        np.testing.assert_array_equal(fit(fixed=nothing).means_, plain.means_)
+
+
+def test_warm_start_holds_what_the_last_fit_found() -> None:
+    model = fit(max_iter=3, tol=0.0, warm_start=True)
+    covariances = model.covariances_
+    model.set_params(fixed={"covariances"}, max_iter=100, tol=1e-3).fit(X)
+    np.testing.assert_array_equal(model.covariances_, covariances)
+
+
+# ------------------------------------------------------------------------------------ floor
+
+
+@FAMILIES
+def test_a_floor_bounds_the_eigenvalues_and_keeps_the_bound_rising(family: str) -> None:
+    model = fit(covariance_type=family, covariance_floor=1.2)
+    shape = family_of(family).shape
+    assert np.linalg.eigvalsh(shape.dense(model.covariances_, D)).min() >= 1.2 * (1 - 1e-12)
+    assert np.all(np.diff(model.lower_bounds_) >= -1e-12)
+
+
+def test_a_floor_raises_a_start_that_is_below_it() -> None:
+    low = covariances_of("full", 1e-3)
+    model = fit(covariances_init=low, means_init=CENTRES, covariance_floor=1.2)
+    assert np.all(np.diff(model.lower_bounds_) >= -1e-12)
+    fixed = fit(covariances_init=low, covariance_floor=1.2, fixed={"covariances": [1]})
+    np.testing.assert_array_equal(fixed.covariances_[1], low[1])
+
+
+def test_a_constant_column_is_given_the_floor() -> None:
+    x = np.column_stack([X, np.full(len(X), 7.0)])
+    model = fit(x, covariance_floor=1e-4)
+    np.testing.assert_allclose(model.covariances_[:, 2, 2], 1e-4)
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+NIW = {
+    "mean_prior": 0.0,
+    "mean_precision_prior": 1.0,
+    "covariance_prior": 1.0,
+    "degrees_of_freedom_prior": 5.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_concentration_prior": 0.5}, r"weight_concentration_prior=0\.5.*at least 1"),
+        ({"weight_concentration_prior": [1.0, 2.0, 0.9]}, r"weight_concentration_prior\[2\]=0\.9"),
+        ({"weight_concentration_prior": [1.0, 2.0]}, r"shape \(2,\).*\(3,\)"),
+        ({"weight_concentration_prior": "a"}, "weight_concentration_prior='a'"),
+        ({"weight_concentration_prior": np.nan}, "weight_concentration_prior.*finite"),
+        ({"mean_prior": 0.0}, "mean_prior is given without mean_precision_prior"),
+        ({"mean_precision_prior": 1.0}, "mean_precision_prior=1.0 is given without mean_prior"),
+        ({"covariance_prior": 1.0}, "covariance_prior is given without degrees_of_freedom"),
+        ({"degrees_of_freedom_prior": 5.0}, "degrees_of_freedom_prior=5.0 is given without"),
+        ({**NIW, "mean_prior": np.zeros(3)}, r"mean_prior has shape \(3,\)"),
+        ({**NIW, "mean_prior": [np.inf, 0.0]}, "mean_prior.*finite"),
+        ({**NIW, "mean_precision_prior": -1.0}, "mean_precision_prior=-1; it must be at least 0"),
+        ({**NIW, "mean_precision_prior": [[1.0]]}, "mean_precision_prior has shape"),
+        ({**NIW, "covariance_prior": -1.0}, "covariance_prior.*positive definite.*eigenvalue -1"),
+        ({**NIW, "covariance_prior": np.ones((2, 2))}, "covariance_prior.*positive definite"),
+        ({**NIW, "covariance_prior": [[1.0, 0.9], [0.0, 1.0]]}, "covariance_prior.*symmetric"),
+        ({**NIW, "covariance_prior": np.ones(2)}, r"covariance_prior has shape \(2,\)"),
+        ({**NIW, "degrees_of_freedom_prior": 1.0}, "degrees_of_freedom_prior=1; for.*exceed 1"),
+        (
+            {**NIW, "degrees_of_freedom_prior": [5.0, 5.0, 0.5]},
+            r"degrees_of_freedom_prior\[2\]=0\.5.*exceed 1",
+        ),
+        ({"covariance_floor": 0.0}, "covariance_floor=0.0.*above 0"),
+        ({"covariance_floor": -1.0}, "covariance_floor=-1.0"),
+        ({"covariance_floor": "1"}, "covariance_floor='1'"),
+        ({"covariance_floor": True}, "covariance_floor=True"),
+        ({"fixed": {"precisions"}}, "fixed=.*'precisions' cannot be fixed; use 'weights'"),
+        ({"fixed": 3}, "fixed=3; it must be"),
+        ({"fixed": [0, 1]}, r"fixed=\[0, 1\]; it must be"),
+        ({"fixed": {"means": [3]}}, r"fixed\['means'\]=\[3\]: there is no component 3; use 0 to 2"),
+        ({"fixed": {"means": [-1]}}, "no component -1"),
+        ({"fixed": {"means": [0.5]}}, "as integers"),
+        ({"fixed": {"means": [[0, 1]]}}, "as integers"),
+        ({"fixed": {"means": [[0], [1, 2]]}}, "as integers"),
+        ({"fixed": {"means": None}}, "as integers"),
+        ({"fixed": {"means": "all"}}, "as integers"),
+        ({"fixed": {"means": [True, False, True]}}, "as integers"),
+        (
+            {"fixed": {"weights": [0, 1]}, "weights_init": [0.5, 0.5, 0.0]},
+            r"components \[0, 1\] sum to 1 and leave nothing",
+        ),
+        ({"covariances_init": np.ones((3, 2))}, "covariances_init"),
+        ({"covariances_init": np.ones((3, 2, 2))}, "covariances_init"),
+        (
+            {"covariances_init": covariances_of("full"), "precisions_init": covariances_of("full")},
+            "covariances_init and precisions_init are both given",
+        ),
+    ],
+)
+def test_an_argument_out_of_range_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(dgmm.InvalidParameterError, match=message):
+        fit(**options)
+
+
+@pytest.mark.parametrize("family", ["diag", "spherical", "tied_diag", "tied_spherical"])
+def test_priors_of_variances_need_degrees_of_freedom_above_zero(family: str) -> None:
+    fit(covariance_type=family, **(NIW | {"degrees_of_freedom_prior": 0.1}))
+    with pytest.raises(dgmm.InvalidParameterError, match=r"degrees_of_freedom_prior=0; .*exceed 0"):
+        fit(covariance_type=family, **(NIW | {"degrees_of_freedom_prior": 0.0}))
+
+
+@pytest.mark.parametrize("family", ["tied", "tied_full", "tied_diag", "tied_spherical"])
+def test_a_single_covariance_of_a_tied_family_cannot_be_fixed(family: str) -> None:
+    with pytest.raises(dgmm.InvalidParameterError, match="share one"):
+        fit(covariance_type=family, fixed={"covariances": [0]})
+    fit(covariance_type=family, fixed={"covariances": [0, 1, 2]}, max_iter=2)
+
+
+def test_bad_arguments_are_refused_before_any_row_is_read() -> None:
+    x = X.copy()
+    x[7] = np.nan
+    with pytest.raises(dgmm.InvalidParameterError, match="weight_concentration_prior"):
+        fit(x, weight_concentration_prior=0.5)
+
+
+# ---------------------------------------------------------------------------------- model files
+
+
+def test_a_model_file_keeps_them(tmp_path: Path) -> None:
+    options = {
+        "fixed": {"means": [0, 2], "covariances": True},
+        "means_init": CENTRES,
+        "covariances_init": covariances_of("full"),
+        "covariance_floor": 0.2,
+        "weight_concentration_prior": 2.0,
+        **dgmm.suggest_priors(X, K),
+    }
+    model = fit(**options)
+    model.save(tmp_path / "one")
+    fit(**options).save(tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    back = dgmm.GaussianMixture.load(tmp_path / "one")
+    assert back.n_parameters_ == model.n_parameters_
+    for name, value in options.items():
+        np.testing.assert_array_equal(getattr(back, name), value)
+    refitted = back.set_params(tol=1e-5, max_iter=200, engine=dgmm.LocalEngine(1)).fit(X)
+    np.testing.assert_array_equal(refitted.means_, model.means_)
+
+
+def test_how_fixed_is_spelled_does_not_show_in_the_file(tmp_path: Path) -> None:
+    given = {"means_init": CENTRES, "weights_init": np.full(K, 1 / K)}
+    spellings = (
+        ["means", "weights"],
+        ("weights", "means"),
+        {"means", "weights"},
+        {"weights": {0, 1, 2}, "means": np.arange(3), "covariances": ()},
+    )
+    for position, spelling in enumerate(spellings):
+        fit(fixed=spelling, **given).save(tmp_path / str(position))
+    assert len({(tmp_path / str(i)).read_bytes() for i in range(len(spellings))}) == 1
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    options = {"fixed": {"means": [1]}, "means_init": CENTRES, **dgmm.suggest_priors(X, K)}
+    fit(**options).save(tmp_path / "threads")
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        engine = dgmm.DaskEngine(client)
+        priors = dgmm.suggest_priors(X, K, engine=engine)
+        fit(**(options | priors), engine=engine).save(tmp_path / "workers")
+    assert (tmp_path / "threads").read_bytes() == (tmp_path / "workers").read_bytes()
