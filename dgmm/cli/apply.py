@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import click
 
 from dgmm.cli.opening import open_model, open_rows
 from dgmm.cli.options import check_parent, data_options, engine_options, talk_options
-from dgmm.cli.output import print_json
+from dgmm.cli.output import print_json, redact
+from dgmm.data.location import Location
 
 __all__ = ["predict", "score"]
 
@@ -19,19 +21,23 @@ __all__ = ["predict", "score"]
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option("--out", required=True, help="The Zarr array to write (path or URL).")
+@click.option("--overwrite", is_flag=True, help="Replace the Zarr array that is at --out already.")
 @click.option("--proba", is_flag=True, help="Responsibilities, of shape (rows, components).")
 @click.option("--scores", is_flag=True, help="Log-densities, of shape (rows,).")
 @data_options
 @engine_options
 @talk_options
-def predict(model: Path, proba: bool, scores: bool, **options: Any) -> None:
+def predict(model: Path, proba: bool, scores: bool, overwrite: bool, **options: Any) -> None:
     """Write the component of each row of DATA to a Zarr array.
 
-    Rows are streamed: neither DATA nor the result has to fit in memory.
+    Rows are streamed: neither DATA nor the result has to fit in memory. A result that could not be
+    finished is deleted.
     """
     if proba and scores:
         raise click.UsageError("--proba and --scores exclude each other")
     check_parent(options["out"])
+    if overwrite:
+        _check_spared(options["out"], options["data"], model)
     started = time.perf_counter()
     kind = "proba" if proba else "scores" if scores else "labels"
     with open_model(model, options) as estimator:
@@ -41,7 +47,7 @@ def predict(model: Path, proba: bool, scores: bool, **options: Any) -> None:
             "proba": estimator.predict_proba,
             "scores": estimator.score_samples,
         }
-        methods[kind](dataset, out=options["out"])
+        methods[kind](dataset, out=_place(options["out"], overwrite))
     print_json(
         {
             "model": str(model),
@@ -51,6 +57,25 @@ def predict(model: Path, proba: bool, scores: bool, **options: Any) -> None:
             "seconds": round(time.perf_counter() - started, 3),
         }
     )
+
+
+def _place(out: str, overwrite: bool) -> Any:
+    from dgmm.data.sink import Replacing
+
+    return Replacing(out) if overwrite else out
+
+
+def _check_spared(out: str, *inputs: str | Path) -> None:
+    """Refuse to replace what is read: the array itself, or one that something read lies in."""
+    folder = os.path.join(_real(out), "")
+    for name in inputs:
+        if os.path.join(_real(name), "").startswith(folder):
+            raise click.UsageError(f"--overwrite would delete {redact(str(name))}, which is read")
+
+
+def _real(place: str | Path) -> str:
+    location = Location.of(place)
+    return location.name if location.path is None else os.path.realpath(location.path)
 
 
 @click.command()

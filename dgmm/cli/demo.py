@@ -20,12 +20,12 @@ __all__ = ["demo"]
     type=click.Path(path_type=Path),
     default=Path("demo-report.html"),
     show_default=True,
-    help="The page to write.",
+    help="The page to write; the model is saved beside it, as .safetensors.",
 )
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where to keep the patches (about 1 GB) and the model; by default they are removed.",
+    help="Where to keep the patches (about 1 GB); by default they are removed.",
 )
 @click.option(
     "--memory-limit",

@@ -16,6 +16,7 @@ from dgmm.errors import (
     InvalidParameterError,
     MemoryLimitError,
     MissingDependencyError,
+    StoreUnavailableError,
 )
 
 __all__ = ["Exit", "exit_of"]
@@ -28,7 +29,7 @@ class Exit(IntEnum):
     BUG = 1
     USAGE = 2  # change the command (or install what it asks for)
     DATA = 65  # change the data or the model
-    AGAIN = 75  # a cluster, a disk, a signal: the same command may succeed later
+    AGAIN = 75  # a cluster, a store, a disk, a signal: the same command may succeed later
 
 
 def exit_of(error: BaseException) -> Exit:
@@ -36,7 +37,7 @@ def exit_of(error: BaseException) -> Exit:
     # A limit that is too small for one block is a matter of the options, as a missing extra is.
     if isinstance(error, InvalidParameterError | MemoryLimitError | MissingDependencyError):
         return Exit.USAGE
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | StoreUnavailableError):
         return Exit.AGAIN
     if isinstance(error, DgmmError):
         return Exit.DATA

@@ -68,7 +68,7 @@ def _out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path
     "--report",
     type=click.Path(path_type=Path),
     callback=_out,
-    help="An HTML page about the fit to write.",
+    help='An HTML page about the fit to write; needs pip install "dgmm[report]".',
 )
 @data_options
 @engine_options
@@ -79,9 +79,13 @@ def fit(talk: Talk, /, **options: Any) -> None:
 
     DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features). The last
     line on standard output is one JSON object; its passes count the one that measures the
-    log-likelihood (per row) and the BIC of the final model.
+    log-likelihood (per row) and the BIC of the final model. Its peak_memory is that of this
+    process: on a Dask cluster, what workers take is not in it.
     """
     started = time.perf_counter()
+    if options["report"] is not None:
+        # Now, and not after hours: this is where a missing jinja2 shows.
+        import dgmm.report  # noqa: F401
     model, evaluation = _fit(talk, options)
     model.save(options["out"])
     if options["report"] is not None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from dgmm.errors import InvalidParameterError
+from dgmm.errors import InvalidParameterError, SourceError, StoreUnavailableError
 
 __all__ = ["Location"]
 
@@ -19,6 +20,16 @@ _USER_INFO = re.compile(r"//([^/@\s]*)@")
 _QUERY = re.compile(r"\?(\S*)")
 # Shorter values ("true", "1") would blank out innocent words of a message.
 _SHORTEST_SECRET = 5
+# What the user has to change: a place that is not there, options that make no sense. Every file
+# system has errors of its own for the rest (network, credentials, permission, space).
+_NOT_THE_STORE = (
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    BadZipFile,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,25 @@ class Location:
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
+
+    def failure(self, what: str, error: BaseException) -> SourceError:
+        """The exception for an operation of the store that failed.
+
+        Parameters
+        ----------
+        what : str
+            What could not be done, as in ``"cannot write to"``; the name follows.
+        error : BaseException
+            What the store raised.
+
+        Returns
+        -------
+        SourceError
+            A StoreUnavailableError, unless the error says that the place or the options are wrong.
+            To be raised from :meth:`cause`.
+        """
+        kind = SourceError if isinstance(error, _NOT_THE_STORE) else StoreUnavailableError
+        return kind(f"{what} {self.name}: {self.scrub(error)}")
 
     def cause(self, error: BaseException) -> BaseException | None:
         """What to chain an exception to: nothing where a traceback could show a secret."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from gzip import BadGzipFile
 from typing import Any
 from uuid import uuid4
 
@@ -21,8 +22,10 @@ from dgmm.data.zarr_layout import ZarrLayout, layout_of
 from dgmm.data.zarr_store import (
     MissingKeyError,
     StoreFailureError,
+    leaves,
     missing_inner_chunk,
     open_store,
+    open_watched,
     watched,
 )
 from dgmm.errors import (
@@ -33,7 +36,7 @@ from dgmm.errors import (
     SourceError,
 )
 
-__all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr"]
+__all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr", "place_of"]
 
 _OPEN_ARRAYS = 16
 _NAMES_IN_MESSAGE = 10
@@ -135,18 +138,17 @@ class ZarrBlock(Block):
 
     def _failure(self, error: Exception) -> SourceError:
         location = self.handle.location
-        first = next(iter(_leaves(error)))
-        for leaf in _leaves(error):
+        first = next(iter(leaves(error)))
+        for leaf in leaves(error):
             if isinstance(leaf, MissingKeyError):
                 return MissingChunkError(
                     f"{location.name}: chunk {leaf} of block {self.name} was never written; write "
                     "it, or pass on_missing_chunk='fill' if the store is sparse on purpose"
                 )
-            if isinstance(leaf, StoreFailureError | OSError):
-                return SourceError(
-                    f"{location.name}: cannot read block {self.name}: "
-                    f"{location.scrub(leaf.__cause__ or leaf)}"
-                )
+            # A codec may raise this OSError; the others come from the store.
+            if isinstance(leaf, StoreFailureError | OSError) and not isinstance(leaf, BadGzipFile):
+                what = f"cannot read block {self.name} of"
+                return location.failure(what, leaf.__cause__ or leaf)
         return DamagedBlockError(
             f"{location.name}: block {self.name} is damaged: its bytes do not pass their check or "
             f"cannot be decoded ({type(first).__name__}: {location.scrub(first)}); restore it from "
@@ -175,10 +177,12 @@ def open_zarr(
     ------
     SourceError
         If there is no array to read.
+    StoreUnavailableError
+        If the store could not be reached, or refused.
     InvalidDataError, InvalidDtypeError
         If it is not two-dimensional, or not of real numbers.
     """
-    location, given = (source, None) if isinstance(source, Location) else _place(source)
+    location, given = (source, None) if isinstance(source, Location) else place_of(source)
     node = open_node(location) if given is None else given
     if isinstance(node, zarr.Group):
         raise SourceError(_group_message(node, location))
@@ -210,11 +214,16 @@ def open_node(location: Location) -> Any:
     Raises
     ------
     SourceError
-        If there is none, or its metadata cannot be read.
+        If there is none, or its metadata make no sense.
+    StoreUnavailableError
+        If the store could not be reached, or refused.
     """
     store = open_store(location)
     try:
-        return zarr.open(store=store, mode="r")
+        return open_watched(store)
+    except StoreFailureError as error:
+        failure = error.__cause__ or error
+        raise location.failure("cannot open", failure) from location.cause(failure)
     except FileNotFoundError as error:
         path = location.path
         what = (
@@ -223,6 +232,8 @@ def open_node(location: Location) -> Any:
             else "not a Zarr array (it has no zarr.json or .zarray there)"
         )
         raise SourceError(f"cannot open {location.name}: {what}") from location.cause(error)
+    except OSError as error:
+        raise location.failure("cannot open", error) from location.cause(error)
     except Exception as error:  # noqa: BLE001 (broken metadata fail in any way)
         kind = InvalidDtypeError if "data type" in str(error).lower() else SourceError
         raise kind(
@@ -263,7 +274,7 @@ def _token(location: Location, identity: str, strict: bool, given: Any) -> str:
     return fingerprint_of([location.url, options, identity, strict, unique])
 
 
-def _place(node: Any) -> tuple[Location, Any]:
+def place_of(node: Any) -> tuple[Location, Any]:
     """Where a caller's array is, and the array itself if only its own store can read it.
 
     A local array is opened again by its path, here as by the workers: its description can change
@@ -281,7 +292,12 @@ def _place(node: Any) -> tuple[Location, Any]:
 
 
 def _group_message(group: Any, location: Location) -> str:
-    names = list(_array_names(group))
+    try:
+        names = list(_array_names(group))
+    except Exception as error:  # noqa: BLE001 (each file system has errors of its own)
+        first = next(iter(leaves(error)))
+        failure = first.__cause__ if isinstance(first, StoreFailureError) else first
+        raise location.failure("cannot list", failure or first) from location.cause(error)
     listed = ", ".join(names[:_NAMES_IN_MESSAGE]) or "none"
     more = "" if len(names) <= _NAMES_IN_MESSAGE else ", …"
     advice = f"; pass {location.name}/{names[0]}, say" if names else ""
@@ -292,12 +308,3 @@ def _array_names(group: Any) -> Iterator[str]:
     for name, member in group.members(max_depth=4):
         if isinstance(member, zarr.Array):
             yield str(name)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions of a group, or the one given."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -21,14 +21,16 @@ from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore, ZipSt
 
 from dgmm.data.location import Location
 from dgmm.data.zarr_layout import ZarrLayout
-from dgmm.errors import MissingDependencyError, SourceError
+from dgmm.errors import MissingDependencyError
 
 __all__ = [
     "MissingKeyError",
     "StoreFailureError",
     "WatchedStore",
+    "leaves",
     "missing_inner_chunk",
     "open_store",
+    "open_watched",
     "watched",
 ]
 
@@ -91,6 +93,8 @@ def open_store(location: Location, *, read_only: bool = True) -> Store:
         If fsspec, or the package that it needs for the URL, is not installed.
     SourceError
         If the URL is not one that fsspec knows.
+    StoreUnavailableError
+        If the store refuses.
     """
     path = location.path
     if path is not None:
@@ -103,19 +107,41 @@ def open_store(location: Location, *, read_only: bool = True) -> Store:
         )
     except ImportError as error:
         raise MissingDependencyError(
-            f"reading {location.name} needs a package that is not installed: "
-            f"{location.scrub(error)}"
+            f"{location.name} needs a package that is not installed: {location.scrub(error)}"
         ) from location.cause(error)
     except Exception as error:  # noqa: BLE001 (each file system has errors of its own)
-        raise SourceError(
-            f"cannot open {location.name}: {location.scrub(error)}"
-        ) from location.cause(error)
+        raise location.failure("cannot open", error) from location.cause(error)
 
 
 def watched(array: Any, *, strict: bool) -> Any:
     """The same ``zarr.Array``, read through a :class:`WatchedStore`."""
-    place = StorePath(WatchedStore(array.store, strict), array.path)
+    return _placed(array, WatchedStore(array.store, strict))
+
+
+def open_watched(store: Store) -> Any:
+    """The ``zarr.Array`` or ``zarr.Group`` in a store, to read.
+
+    Raises
+    ------
+    StoreFailureError
+        If the store failed. Anything else that is raised is about what the store holds.
+    """
+    node = zarr.open(store=WatchedStore(store, strict=False), mode="r")
+    return node if isinstance(node, zarr.Group) else _placed(node, store)
+
+
+def _placed(array: Any, store: Store) -> Any:
+    place = StorePath(store, array.path)
     return zarr.Array(zarr.AsyncArray(array.metadata, place, array.async_array.config))
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, or the one given."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 def missing_inner_chunk(

@@ -14,7 +14,12 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from dgmm.data.dataset import Dataset, Rows
 
-__all__ = ["BlockTask", "Counters", "Engine", "Mergeable", "Reduced", "Session"]
+__all__ = ["CONSUMER_BYTES", "BlockTask", "Counters", "Engine", "Mergeable", "Reduced", "Session"]
+
+
+# What the consumer of a stream holds, if it does not say: a chunk of 16 MiB that it collects and
+# two copies on the way through a codec.
+CONSUMER_BYTES = 48 * 2**20
 
 
 class Mergeable(Protocol):
@@ -41,6 +46,9 @@ class BlockTask(Protocol[M_co]):
     def result_bytes(self) -> int:
         """Most bytes of one result, of any number of rows."""
         ...
+
+    # A task that streams also has ``value_bytes_per_row``: bytes of one row's value. Without it
+    # (0), a stream gives whole parts and takes their values to be small.
 
     def workspace(self) -> Any:
         """Scratch memory for one thread, handed to every :meth:`evaluate` of that thread."""
@@ -100,10 +108,24 @@ class Session(Protocol):
         """Evaluate ``task`` on every part of the blocks (all by default) and merge the results."""
         ...
 
-    def stream(self, task: BlockTask[Any]) -> Iterator[tuple[int, Any]]:
-        """``(first_row, value)`` of every part, in the order of the rows, nothing merged.
+    def stream(
+        self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
+    ) -> Iterator[tuple[int, Any]]:
+        """``(first_row, value)`` of every piece, in the order of the rows, nothing merged.
 
-        Only a bounded number of values is alive at any time.
+        A piece is a part, or some rows of one where ``task.value_bytes_per_row`` says that its
+        values would be large. Only a bounded number of values is alive at any time.
+
+        Parameters
+        ----------
+        task : BlockTask
+        consumer_bytes : int
+            What the caller holds of the values itself, part of what ``memory_limit`` limits.
+
+        Raises
+        ------
+        MemoryLimitError
+            If the values of one piece, one block and ``consumer_bytes`` do not fit in the limit.
         """
         ...
 

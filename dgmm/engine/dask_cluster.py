@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -11,13 +11,15 @@ from uuid import uuid4
 
 import dask
 from distributed import CancelledError, Client, Future, KilledWorker, wait
+from distributed.comm.core import CommClosedError
+from distributed.core import RPCClosed
 from distributed.protocol.pickle import dumps
 
-from dgmm.engine.dask_graph import PassGraph, Share, assign, remote_rows, share_blocks, share_out
+from dgmm.engine.dask_graph import PassGraph, Share, assign, home_of, remote_rows, share_out
 from dgmm.engine.memory import available_memory
 from dgmm.engine.work import Selection
 from dgmm.engine.worker import Range, stop_pass
-from dgmm.errors import EngineError
+from dgmm.errors import DgmmError, EngineError
 
 __all__ = ["Cluster", "Held"]
 
@@ -81,7 +83,7 @@ class Cluster:
         """
         found = self._threads()
         if not found:
-            with suppress(TimeoutError):
+            with self._reached(), suppress(TimeoutError):
                 self._client.wait_for_workers(1, timeout=self._timeout)
             found = self._threads()
         if not found:
@@ -90,24 +92,33 @@ class Cluster:
 
     def worker_memory(self) -> int:
         """Bytes of memory that every worker may have."""
-        info = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        with self._reached():
+            info = self._client.scheduler_info(n_workers=-1)["workers"].values()
         limits = [one["memory_limit"] for one in info if one.get("memory_limit")]
         return int(min(limits)) if limits else available_memory() // max(1, len(info))
 
-    def cut(
-        self, selection: Selection, workers: Collection[str], *, one_block: bool = False
-    ) -> Held:
-        """Cut a selection into ranges, at the borders between workers that hold blocks already.
-
-        With ``one_block``, every block is a range.
-        """
-        futures = [remote_rows(item.block) for item in selection.work]
-        homes = self._homes(futures) if any(one is not None for one in futures) else None
-        shares = share_blocks(selection) if one_block else share_out(selection, len(workers), homes)
-        firsts = [selection.shape.blocks(one.node).start for one in shares]
-        held = Held(shares, [homes[first] if homes else None for first in firsts])
+    def cut(self, selection: Selection, workers: Collection[str]) -> Held:
+        """Cut a selection into ranges, each near the worker that holds most of its blocks."""
+        homes = self.homes(selection)
+        shares = share_out(selection, len(workers), homes)
+        held = Held(shares, [_home_of_range(selection, homes, one) for one in shares])
         held.assign(workers)
         return held
+
+    def homes(self, selection: Selection) -> list[Any]:
+        """The worker that holds each block, or most of what it is made from; None for others."""
+        remotes = [
+            [] if remote_rows(item.block) is None else list(item.block.futures)  # type: ignore[attr-defined]
+            for item in selection.work
+        ]
+        futures = [future for several in remotes for future in several]
+        if not futures:
+            return [None] * len(remotes)
+        self._watch(futures)
+        with self._reached():
+            where = self._client.who_has(futures)
+        held = [[min(where.get(one.key, ()), default=None) for one in some] for some in remotes]
+        return [home_of(some, [1] * len(some)) for some in held]
 
     def ship(self, held: Held) -> None:
         """Bring the handles of the blocks to the workers, unless they are there."""
@@ -126,7 +137,8 @@ class Cluster:
     def submit(self, graph: PassGraph, keys: list[str]) -> list[Future[Any]]:
         """Start a graph. The futures are those of the keys."""
         # Parameters of many mixtures may well exceed Dask's idea of a large graph.
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+        quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
+        with quiet, self._reached():
             futures: list[Future[Any]] = self._client.get(graph.graph(), keys, sync=False)
         return futures
 
@@ -155,7 +167,8 @@ class Cluster:
         failed = [future for future in futures if future.status in _GONE]
         if failed:
             raise self._explain(graph, failed[0])
-        return list(self._client.gather(futures))
+        with self._reached():
+            return list(self._client.gather(futures))
 
     def give_up(self, graph: PassGraph, futures: list[Future[Any]], session: str) -> None:
         """Cancel tasks, those that are at work included."""
@@ -170,25 +183,46 @@ class Cluster:
             self._client.run(function, *arguments, wait=False, on_error="ignore")
 
     def _threads(self) -> dict[str, int]:
-        try:
+        with self._reached():
             return dict(self._client.nthreads())
-        except (OSError, RuntimeError, AttributeError) as error:
-            raise EngineError(f"the scheduler cannot be reached: {error}") from error
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Every call to the cluster goes through here: one that is gone fails in many ways."""
+        try:
+            self._check_client()
+            yield
+        except (DgmmError, CancelledError):
+            self._check_client()
+            raise
+        except Exception as error:
+            self._check_client(error)
+            # What a task raised, say, which is its own affair.
+            if not isinstance(error, CommClosedError | RPCClosed | ConnectionError):
+                raise
+            raise self._lost(error) from error
+
+    def _check_client(self, cause: BaseException | None = None) -> None:
+        status = self._client.status
+        if status == "running":
+            return
+        if status in ("closed", "closing"):
+            raise EngineError(
+                "the Dask client is closed; make a new one (or engine) and fit again"
+            ) from cause
+        raise self._lost(cause or status) from cause
+
+    def _lost(self, what: object) -> EngineError:
+        return EngineError(
+            f"the Dask scheduler cannot be reached ({what}); its cluster may have been closed: "
+            "start one, make a new client for it and fit again"
+        )
 
     def _send(self, blocks: Range, worker: str) -> Future[Any]:
         # Not a task: the scheduler would keep a copy of the rows to make it again.
-        (future,) = self._client.scatter([blocks], workers=[worker], hash=False)
+        with self._reached():
+            (future,) = self._client.scatter([blocks], workers=[worker], hash=False)
         return future
-
-    def _homes(self, remotes: Sequence[Any]) -> list[Any]:
-        """The worker that holds each block; None for blocks that are made from several futures."""
-        futures = [one for one in remotes if isinstance(one, Future)]
-        self._watch(futures)
-        where = self._client.who_has(futures)
-        return [
-            min(where.get(one.key, ()), default=None) if isinstance(one, Future) else None
-            for one in remotes
-        ]
 
     def _watch(self, futures: Sequence[Future[Any]], workers: Collection[str] = ()) -> None:
         """Wait until all have finished or one has failed."""
@@ -198,7 +232,7 @@ class Cluster:
             pending = [one for one in futures if one.status != "finished"]
             if not pending:
                 return
-            with suppress(TimeoutError), self._client.as_current():
+            with self._reached(), suppress(TimeoutError), self._client.as_current():
                 wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
                 continue
             now = self._threads()
@@ -212,8 +246,11 @@ class Cluster:
 
     def _explain(self, graph: PassGraph, future: Future[Any]) -> BaseException:
         if future.status == "cancelled":
-            return CancelledError(future.key)
-        error: BaseException = future.exception()
+            # The tasks of a client that is closed are cancelled too.
+            with self._reached():
+                return CancelledError(future.key)
+        with self._reached():
+            error: BaseException = future.exception()
         if isinstance(error, KilledWorker):
             what = graph.ranges.get(str(error.task), "a merge of results")
             return EngineError(
@@ -228,3 +265,9 @@ class Cluster:
             f"the cluster has had no workers for {self._timeout:g} seconds; start workers, or "
             "raise no_workers_timeout of DaskEngine"
         )
+
+
+def _home_of_range(selection: Selection, homes: Sequence[Any], share: Share) -> Any:
+    blocks = selection.shape.blocks(share.node)
+    inside = slice(blocks.start, blocks.stop)
+    return home_of(homes[inside], [item.block.n_rows for item in selection.work[inside]])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed.protocol.pickle import loads
 
 from dgmm.data.dataset import Block
+from dgmm.engine.pieces import grouped
 from dgmm.engine.tree import ABOVE_BLOCKS, Node, Shape, frontier, group, merge_steps
 from dgmm.engine.work import BlockWork, Selection
-from dgmm.engine.worker import GivenBlock, Range, merge_nodes
+from dgmm.engine.worker import GivenBlock, HeldBlock, Range, merge_nodes
 
 __all__ = [
     "ARITY",
@@ -20,9 +21,11 @@ __all__ = [
     "PassGraph",
     "Share",
     "assign",
+    "deal",
+    "home_of",
     "remote_rows",
-    "share_blocks",
     "share_out",
+    "share_pieces",
 ]
 
 # Most nodes that one process merges: a merging task, and the driver at the end.
@@ -32,8 +35,10 @@ ARITY = 16
 # pass 10 ms, for one more step through the scheduler and a transfer between workers.
 INLINE_BYTES = 2**16
 
-# Ranges per worker: enough to even out, few enough at 2 to 3 ms each.
+# Ranges per worker: enough to even out, few enough at 2 to 3 ms each. As ranges are subtrees, there
+# may be half as many again.
 TASKS_PER_WORKER = 4
+MOST_PER_WORKER = 6
 
 
 @dataclass(frozen=True)
@@ -64,21 +69,49 @@ def share_out(
     selection : Selection
     n_workers : int
     homes : sequence of length n_blocks, optional
-        The worker that holds each block already; a range keeps to one of them.
+        The worker that holds each block already. A range keeps to one of them unless that would
+        take too many ranges; one that spans several brings the blocks of the others to its worker.
     """
     shape = selection.shape
     # The power of two nearest to an equal share; above 4/3 of one the tasks would be too few.
     equal = max(1, shape.n_leaves / (TASKS_PER_WORKER * n_workers))
     size = 1 << max(0, int(equal * 4 / 3).bit_length() - 1)
-    return [_share(selection, node) for node in frontier(shape, size, homes=homes)]
+    nodes = frontier(shape, size, homes=homes)
+    if len(nodes) > MOST_PER_WORKER * n_workers:
+        nodes = frontier(shape, size)
+    return [_share(selection, node) for node in nodes]
 
 
-def share_blocks(selection: Selection) -> list[Share]:
-    """One range for each block."""
-    return [
-        _share(selection, Node(ABOVE_BLOCKS, 0, position))
-        for position in range(len(selection.work))
-    ]
+def home_of(share_homes: Sequence[Any], weights: Sequence[int]) -> Any:
+    """Who holds most of some blocks, by their weights; None if nobody is known to hold any."""
+    held: dict[Any, int] = {}
+    for home, weight in zip(share_homes, weights, strict=True):
+        if home is not None:
+            held[home] = held.get(home, 0) + weight
+    return max(sorted(held), key=lambda home: held[home], default=None)
+
+
+def share_pieces(selection: Selection, task: Any) -> list[tuple[int, Share]]:
+    """For each block in turn, its position and ranges of pieces that are evaluated together."""
+    found = []
+    for position in range(len(selection.work)):
+        whole = _share(selection, Node(ABOVE_BLOCKS, 0, position))
+        for item in grouped(whole.range.work[0], task):
+            work = item if whole.given else _with_own_rows(item)
+            found.append((position, replace(whole, range=Range((work,)))))
+    return found
+
+
+def _with_own_rows(item: BlockWork) -> BlockWork:
+    """Work on rows in the driver's memory that takes along no others of its block."""
+    start, stop = item.parts[0][0], item.parts[-1][1]
+    block = item.block
+    if not block.is_resident or stop - start == block.n_rows:
+        return item
+    rows = block.read().part(start, stop)
+    cut = HeldBlock(rows.first_row, rows.n_rows, block.n_features, block.dtype, rows)
+    parts = tuple((first - start, last - start) for first, last in item.parts)
+    return BlockWork(item.number, cut, parts)
 
 
 def _share(selection: Selection, node: Node) -> Share:
@@ -147,6 +180,19 @@ def assign(
     return found
 
 
+def deal(homes: Sequence[str | None], workers: Sequence[str], run: int) -> list[str]:
+    """A worker for each range of a stream: its home, or the workers in turn, ``run`` ranges each.
+
+    As the consumer takes the values in order, neighbours on one worker alone would leave the
+    others idle; and as neighbours share a block, each of them on another would read it anew.
+    """
+    names = sorted(workers)
+    return [
+        home if home is not None and home in workers else names[place // run % len(names)]
+        for place, home in enumerate(homes)
+    ]
+
+
 def call_pickled(function: Any, task: bytes, *arguments: Any) -> Any:
     """``function(task, *arguments)``, with the task unpickled."""
     return function(loads(task), *arguments)
@@ -194,6 +240,8 @@ class PassGraph:
         """
         key = f"dgmm-range-{number}-{self.name}"
         self.ranges[key] = share.range.name
+        # The handle of its blocks can be what a dying worker was at, too.
+        self.ranges[str(getattr(arguments[1], "key", arguments[1]))] = share.range.name
         rows = [self._reference(given) for given in share.given]
         inline = isinstance(arguments[0], bytes)
         call = (call_pickled, function) if inline else (function,)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from uuid import uuid4
@@ -14,16 +13,19 @@ from distributed import CancelledError, Client, Future
 from distributed.protocol.pickle import dumps
 
 from dgmm.data.dataset import Dataset
-from dgmm.engine.base import BlockTask, Counters, Mergeable, Reduced
+from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
 from dgmm.engine.dask_cluster import Cluster, Held
 from dgmm.engine.dask_graph import (
     ARITY,
     TASKS_PER_WORKER,
     PassGraph,
     Share,
+    deal,
     remote_rows,
+    share_pieces,
 )
-from dgmm.engine.memory import Demand, demand_of, plan_memory, resolve_limit
+from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
+from dgmm.engine.pieces import cut_finely, value_bytes
 from dgmm.engine.tree import Node, TreeReducer
 from dgmm.engine.work import BlockWork, Selection, check_keep, select
 from dgmm.engine.worker import NodeResult, Settings, close_session, evaluate_blocks, reduce_range
@@ -84,7 +86,9 @@ class DaskSession:
         self._check_open()
         keep_blocks = check_keep(keep)
         selection = self._everything if blocks is None else select(self.dataset, blocks)
-        self._plan_driver(task, len(selection.work) if keep_blocks else 0)
+        # Each arrives as bytes and as the value made of them.
+        n_received = 2 * (ARITY + (len(selection.work) if keep_blocks else 0))
+        self._plan_driver({"results received": n_received * task.result_bytes})
         for attempt in range(ATTEMPTS):
             try:
                 tops, nodes = self._pass(task, selection, keep_blocks, near=attempt == 0)
@@ -97,27 +101,41 @@ class DaskSession:
             "the workers that held the rows are gone"
         )
 
-    def stream(self, task: BlockTask[Any]) -> Iterator[tuple[int, Any]]:
-        """``(first_row, value)`` of every part in the order of the rows; see :class:`Session`.
+    def stream(
+        self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
+    ) -> Iterator[tuple[int, Any]]:
+        """``(first_row, value)`` of every piece in the order of the rows; see :class:`Session`.
 
-        Blocks are evaluated two per worker thread ahead of the consumer.
+        A worker is a few tasks ahead of the consumer. Their values stay with it until they are
+        asked for, one task's at a time.
         """
         self._check_open()
-        workers = self._cluster.workers()
-        self._plan_workers(task, max(workers.values()), n_kept=max(self._everything.shape.parts))
+        pieces = cut_finely(self._everything, task)
+        shares = share_pieces(pieces, task)
+        most = max(value_bytes(one.range.work[0], task) for _, one in shares)
+        # They pass through the scheduler, which may live in this process too.
+        self._plan_driver({"values received": 4 * most, "buffers of the consumer": consumer_bytes})
+        threads = self._cluster.workers()
+        self._plan_workers(task, max(threads.values()), n_kept=0, value_bytes=most)
+        # The consumer may run passes in between, which have plans of their own.
+        plan, span = self.plan, self.plan.span
         first = PassGraph(uuid4().hex)
         (sent,) = self._cluster.submit(first, [first.add_pickled("task", dumps(task))])
-        held = self._cluster.cut(self._everything, workers, one_block=True)
-        todo = zip(held.shares, held.workers, strict=True)
+        homes = self._cluster.homes(pieces)
+        near = deal([homes[position] for position, _ in shares], list(threads), span)
+        todo = deque(zip([share for _, share in shares], near, strict=True))
         begun: deque[_Begun] = deque()
+        busy: Counter[str] = Counter()
         try:
-            for share, worker in islice(todo, 2 * sum(workers.values())):
-                begun.append(self._begin(share, sent, worker))
-            while begun:
+            while todo or begun:
+                while todo and busy[todo[0][1]] < span:
+                    share, worker = todo.popleft()
+                    begun.append(self._begin(plan, share, sent, worker))
+                    busy[worker] += 1
                 result = self._end(begun[0], sent)
-                item = begun.popleft().share.range.work[0]
-                begun.extend(self._begin(share, sent, near) for share, near in islice(todo, 1))
-                yield from zip(_first_rows(item), result.value, strict=True)
+                done = begun.popleft()
+                busy[done.workers[0]] -= 1
+                yield from zip(_first_rows(done.share.range.work[0]), result.value, strict=True)
         finally:
             for one in begun:
                 self._cluster.give_up(one.graph, [one.future], self._name)
@@ -153,7 +171,8 @@ class DaskSession:
         graph, workers = PassGraph(uuid4().hex), self._cluster.workers()
         self._plan_workers(task, max(workers.values()), len(selection.work) if keep else 0)
         held = self._hold(selection, workers)
-        settings = self._settings(graph, keep)
+        window = max(1, self.plan.window // self.plan.n_threads)
+        settings = self._settings(graph, self.plan, window, keep=keep)
         sent = graph.add_task(dumps(task))
         keys = [
             graph.add_range(
@@ -182,19 +201,22 @@ class DaskSession:
         self.counters.nodes_received = max(self.counters.nodes_received, len(nodes))
         return Reduced(reducer.result(), dict(sorted(partitions.items())) if keep else None)
 
-    def _begin(self, share: Share, sent: Future[Any], worker: str | None) -> _Begun:
+    def _begin(
+        self, plan: MemoryPlan, share: Share, sent: Future[Any], worker: str | None
+    ) -> _Begun:
         graph = PassGraph(uuid4().hex)
-        settings = self._settings(graph, keep=False)
+        kept = max(1, plan.window - plan.n_threads + 1)
+        settings = self._settings(graph, plan, kept)
         arguments = (sent, graph.add_pickled("blocks", dumps(share.range)), settings)
         key = graph.add_range(evaluate_blocks, 0, share, worker, arguments)
         (future,) = self._cluster.submit(graph, [key])
-        return _Begun(share, graph, future, () if worker is None else (worker,))
+        return _Begun(plan, share, graph, future, () if worker is None else (worker,))
 
     def _end(self, begun: _Begun, sent: Future[Any]) -> NodeResult[Any]:
         try:
             (result,) = self._cluster.collect(begun.graph, [begun.future], begun.workers)
         except CancelledError:
-            again = self._begin(begun.share, sent, None)
+            again = self._begin(begun.plan, begun.share, sent, None)
             (result,) = self._cluster.collect(again.graph, [again.future], ())
         self._count(result)
         return cast(NodeResult[Any], result)
@@ -209,9 +231,9 @@ class DaskSession:
         self._cluster.ship(held)
         return held
 
-    def _settings(self, graph: PassGraph, keep: bool) -> Settings:
-        plan = self.plan
-        window = max(1, plan.window // plan.n_threads)
+    def _settings(
+        self, graph: PassGraph, plan: MemoryPlan, window: int, *, keep: bool = False
+    ) -> Settings:
         return Settings(
             self._name,
             graph.name,
@@ -221,22 +243,23 @@ class DaskSession:
             keep=keep,
         )
 
-    def _plan_workers(self, task: BlockTask[Any], n_threads: int, n_kept: int) -> None:
+    def _plan_workers(
+        self, task: BlockTask[Any], n_threads: int, n_kept: int, value_bytes: int = 0
+    ) -> None:
         waiting = (TASKS_PER_WORKER + ARITY + n_kept) * task.result_bytes
         demand = replace(
             self._demand,
             workspace_bytes=task.workspace_bytes,
             result_bytes=task.result_bytes,
             height=self._everything.shape.height,
+            value_bytes=value_bytes,
             other={**self._demand.other, "results sent, merged or kept": waiting},
         )
         self.plan = plan_memory(demand, n_threads, self._worker_limit)
 
-    def _plan_driver(self, task: BlockTask[Any], n_kept: int) -> None:
+    def _plan_driver(self, received: dict[str, int]) -> None:
         """Refuse a pass whose results the driver cannot take in."""
-        # Each arrives as bytes and as the value made of them.
-        received = 2 * (ARITY + n_kept) * task.result_bytes
-        other = {"reserved by the caller": self._reserved, "results received": received}
+        other = {"reserved by the caller": self._reserved, **received}
         plan_memory(Demand(0, 1, 0, other=other), 1, self._driver_limit)
 
     def _count(self, node: NodeResult[Any]) -> None:
@@ -248,6 +271,7 @@ class DaskSession:
 class _Begun:
     """A range of a stream that workers are at."""
 
+    plan: MemoryPlan
     share: Share
     graph: PassGraph
     future: Future[Any]

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dgmm.data.dataset import Rows
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.work import BlockWork, load
+from dgmm.errors import InvalidDataError
 
 __all__ = ["Feed", "Lease", "Reads", "evaluate_parts"]
 
@@ -107,6 +109,18 @@ class Feed:
         """The rows of a part, as views into its block."""
         start, stop = self._work[lease.position].parts[lease.part]
         return self._rows[lease.position].part(start, stop)
+
+    @contextmanager
+    def named(self, lease: Lease) -> Iterator[None]:
+        """Let an error about the rows say which block they are in: a task does not know."""
+        try:
+            yield
+        except InvalidDataError as error:
+            item = self._work[lease.position]
+            first = item.block.first_row
+            last = first + item.block.n_rows - 1
+            error.args = (f"{error}, in block {item.number} (rows {first} to {last})",)
+            raise
 
     def evaluated(self, lease: Lease) -> None:
         """The rows of the part are no longer needed."""
@@ -218,7 +232,8 @@ def evaluate_parts(feed: Feed, task: Any, deliver: Callable[[Lease, Any], None])
     try:
         workspace = task.workspace()
         while (lease := feed.take()) is not None:
-            value = task.evaluate(feed.rows(lease), workspace)
+            with feed.named(lease):
+                value = task.evaluate(feed.rows(lease), workspace)
             feed.evaluated(lease)
             deliver(lease, value)
     except BaseException as error:  # noqa: BLE001  raised again by check(), in the caller

@@ -7,23 +7,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from numbers import Integral
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from dgmm.data.dataset import Dataset
 from dgmm.engine.allocator import return_freed_blocks
-from dgmm.engine.base import BlockTask, Counters, Mergeable, Reduced
+from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.feed import Feed, Lease, evaluate_parts
 from dgmm.engine.memory import (
     READERS,
+    Demand,
     MemoryPlan,
     demand_of,
     plan_memory,
     resolve_limit,
-    span,
 )
+from dgmm.engine.pieces import cut_finely, most_value_bytes
 from dgmm.engine.tree import TreeReducer
 from dgmm.engine.work import Selection, check_keep, select
 from dgmm.errors import EngineError, InvalidParameterError
@@ -45,12 +47,16 @@ class LocalEngine:
     Raises
     ------
     InvalidParameterError
-        If ``n_threads`` is below 1.
+        If ``n_threads`` is not a whole number or below 1.
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
-        if n_threads is not None and n_threads < 1:
-            raise InvalidParameterError(f"n_threads={n_threads}; it must be at least 1 or None")
+        given: Any = n_threads
+        whole = isinstance(given, Integral) and not isinstance(given, bool)
+        if given is not None and not (whole and int(given) >= 1):
+            raise InvalidParameterError(
+                f"n_threads={n_threads!r}; it must be a whole number, at least 1, or None"
+            )
         self.n_threads = n_threads
 
     def session(
@@ -102,7 +108,7 @@ class LocalSession:
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             n_threads + READERS, thread_name_prefix="dgmm"
         )
-        self.plan = self._make_plan(None, 0, 0)
+        self.plan = self._make_plan(self._demand)
 
     def run(
         self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
@@ -121,7 +127,9 @@ class LocalSession:
 
         with self._one_pass, single_threaded_blas():
             pool = self._open_pool()
-            feed = self._feed(task, selection, keep)
+            n_kept = len(selection.work) if keep else 0
+            other = {"results kept by block": n_kept * task.result_bytes}
+            feed = self._feed(task, selection, replace(self._demand, other=other))
             _finish(feed, _start(pool, self.plan, feed, task, deliver))
             self._count(feed)
             feed.check()
@@ -129,15 +137,24 @@ class LocalSession:
         kept = {selection.work[place].number: value for place, value in reducer.kept.items()}
         return Reduced(reducer.result(), kept if keep else None)
 
-    def stream(self, task: BlockTask[Any]) -> Iterator[tuple[int, Any]]:
-        """``(first_row, value)`` of every part in the order of the rows; see :class:`Session`.
+    def stream(
+        self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
+    ) -> Iterator[tuple[int, Any]]:
+        """``(first_row, value)`` of every piece in the order of the rows; see :class:`Session`.
 
         The threads stop when the iterator is closed or dropped.
         """
         self._open_pool()
+        pieces = cut_finely(self._everything, task)
+        demand = replace(
+            self._demand,
+            block_parts=max(pieces.shape.parts),
+            value_bytes=most_value_bytes(pieces, task),
+            other={"buffers of the consumer": consumer_bytes},
+        )
         # A pool of its own: the consumer may run passes between two values.
         with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
-            feed = self._feed(task, self._everything)
+            feed = self._feed(task, pieces, demand)
             threads = _start(pool, self.plan, feed, task, feed.put)
             try:
                 yield from feed.values()
@@ -172,30 +189,21 @@ class LocalSession:
     def _select(self, blocks: Sequence[int] | None) -> Selection:
         return self._everything if blocks is None else select(self.dataset, blocks)
 
-    def _feed(self, task: BlockTask[Any], selection: Selection, keep: str | None = None) -> Feed:
-        kept = len(selection.work) if keep else 0
-        self.plan = self._make_plan(task, selection.shape.height, kept)
+    def _feed(self, task: BlockTask[Any], selection: Selection, demand: Demand) -> Feed:
+        self.plan = self._make_plan(
+            replace(
+                demand,
+                workspace_bytes=task.workspace_bytes,
+                result_bytes=task.result_bytes,
+                height=selection.shape.height,
+            )
+        )
         self._cache.resize(self.plan.cache_bytes)
-        return Feed(
-            selection.work,
-            window=self.plan.window,
-            span=span(self.plan.n_threads),
-            cache=self._cache,
-        )
+        return Feed(selection.work, window=self.plan.window, span=self.plan.span, cache=self._cache)
 
-    def _make_plan(self, task: BlockTask[Any] | None, height: int, n_kept: int) -> MemoryPlan:
-        result_bytes = 0 if task is None else task.result_bytes
-        demand = replace(
-            self._demand,
-            workspace_bytes=0 if task is None else task.workspace_bytes,
-            result_bytes=result_bytes,
-            height=height,
-            other={
-                "reserved by the caller": self._reserved,
-                "results kept by block": n_kept * result_bytes,
-            },
-        )
-        return plan_memory(demand, self._n_threads, self._limit)
+    def _make_plan(self, demand: Demand) -> MemoryPlan:
+        other = {"reserved by the caller": self._reserved, **demand.other}
+        return plan_memory(replace(demand, other=other), self._n_threads, self._limit)
 
     def _count(self, feed: Feed) -> None:
         self.counters.block_reads += feed.reads.blocks

@@ -7,11 +7,12 @@ What it leaves goes to the cache of blocks.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from dgmm.data.dataset import Block
 from dgmm.errors import MemoryLimitError
@@ -22,12 +23,9 @@ __all__ = [
     "MemoryPlan",
     "available_memory",
     "demand_of",
-    "peak_above_baseline",
-    "peak_rss",
     "plan_memory",
     "resolve_limit",
     "rss",
-    "span",
 ]
 
 MIB = 2**20
@@ -45,8 +43,11 @@ ALLOWANCE_BYTES = 24 * MIB
 READERS = 2
 
 # Parts begun beyond the first unfinished one, per thread: enough that a thread which was held up
-# for a moment holds up no other.
-SPAN_PER_THREAD = 4
+# for a moment holds up no other, or fewer where memory is tight.
+SPANS_PER_THREAD = (4, 2, 1)
+
+# Between two looks of a meter: shorter than it takes to fill what would break a limit.
+SAMPLING_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Demand:
         As the task declares them.
     height : int
         Levels of the reduction tree.
+    value_bytes : int
+        Most bytes of a value that waits for the consumer of a stream.
     other : dict of str to int
         Further items by name, independent of threads and blocks.
     """
@@ -75,15 +78,18 @@ class Demand:
     workspace_bytes: int = 0
     result_bytes: int = 0
     height: int = 0
+    value_bytes: int = 0
     other: dict[str, int] = field(default_factory=dict)
 
-    def items(self, n_threads: int, window: int) -> dict[str, int]:
-        """Sizes by name, with so many threads and blocks in flight."""
-        nodes = self.height + span(n_threads)
+    def items(self, n_threads: int, window: int, span: int) -> dict[str, int]:
+        """Sizes by name, with so many threads, blocks in flight and parts begun."""
+        nodes = self.height + span
         return {
             "blocks in flight": window * self.block_bytes,
             "workspaces of threads": n_threads * self.workspace_bytes,
             "results waiting in the tree": (nodes + n_threads) * self.result_bytes,
+            # One more is with the consumer, and one on its way there.
+            "values waiting for the consumer": (span + 2) * self.value_bytes,
             "BLAS buffers": n_threads * BLAS_BYTES,
             "interpreter and libraries": ALLOWANCE_BYTES,
             **self.other,
@@ -92,6 +98,16 @@ class Demand:
     def computing(self, n_threads: int) -> int:
         """Blocks that so many threads work on at once."""
         return min(n_threads, 1 + -(-(n_threads - 1) // self.block_parts))
+
+    def choices(self, n_threads: int) -> Iterator[tuple[int, int, int]]:
+        """Threads, blocks in flight and parts begun, the best choice first."""
+        for threads in range(n_threads, 0, -1):
+            computing = self.computing(threads)
+            # A thread that has to wait for its block to be read is worth less than none.
+            least = computing + 1 if threads > 1 else 1
+            for window in range(computing + READERS, least - 1, -1):
+                for per_thread in SPANS_PER_THREAD:
+                    yield threads, window, per_thread * threads
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,8 @@ class MemoryPlan:
         Threads that compute.
     window : int
         Blocks in flight: being read, waiting or computed on.
+    span : int
+        Most parts between the first unfinished and the last begun.
     cache_bytes : int
         For blocks kept between passes.
     limit : int
@@ -114,6 +132,7 @@ class MemoryPlan:
 
     n_threads: int
     window: int
+    span: int
     cache_bytes: int
     limit: int
     items: dict[str, int]
@@ -122,11 +141,6 @@ class MemoryPlan:
     def projected(self) -> int:
         """Bytes that the process is projected to grow by, at most."""
         return sum(self.items.values()) + self.cache_bytes
-
-
-def span(n_threads: int) -> int:
-    """Most parts between the first unfinished and the last begun."""
-    return SPAN_PER_THREAD * n_threads
 
 
 def demand_of(blocks: Iterable[Block], block_parts: int) -> Demand:
@@ -140,30 +154,28 @@ def demand_of(blocks: Iterable[Block], block_parts: int) -> Demand:
 
 
 def plan_memory(demand: Demand, n_threads: int, limit: int) -> MemoryPlan:
-    """The most threads, then the most blocks in flight, then the largest cache that fit.
+    """The most threads, blocks in flight, parts begun, and then the largest cache that fit.
 
     Raises
     ------
     MemoryLimitError
         If one thread with one block in flight does not fit.
     """
-    for threads in range(n_threads, 0, -1):
-        computing = demand.computing(threads)
-        # A thread that has to wait for its block to be read is worth less than none.
-        least = computing + 1 if threads > 1 else 1
-        for window in range(computing + READERS, least - 1, -1):
-            items = demand.items(threads, window)
-            left = limit - sum(items.values())
-            if left >= 0:
-                cache = min(left, demand.dataset_bytes)
-                return MemoryPlan(threads, window, cache, limit, items)
-    raise MemoryLimitError(_too_small(demand.items(1, 1), limit))
+    for threads, window, span in demand.choices(n_threads):
+        items = demand.items(threads, window, span)
+        left = limit - sum(items.values())
+        if left >= 0:
+            cache = min(left, demand.dataset_bytes)
+            return MemoryPlan(threads, window, span, cache, limit, items)
+    raise MemoryLimitError(_too_small(demand.items(1, 1, 1), limit))
 
 
 _REMEDIES = {
     "blocks in flight": "rewrite the data in smaller chunks or open it with a smaller block_bytes",
     "workspaces of threads": "use fewer components or restarts at a time",
     "results waiting in the tree": "use fewer components or restarts at a time",
+    "values waiting for the consumer": "ask for labels or densities instead of responsibilities",
+    "buffers of the consumer": "write to smaller chunks",
     "rows kept on workers": "write the rows to a Zarr store, or use LocalEngine",
 }
 
@@ -216,43 +228,45 @@ def rss() -> int:
     return pages * resource.getpagesize()
 
 
-def peak_rss() -> int:
-    """Most resident bytes of this process so far.
-
-    Linux keeps the peak of a parent in ``ru_maxrss`` across ``exec``, so it is read from the
-    process's own status there.
-    """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-_IMPORTED = rss()
-
-
-def peak_above_baseline() -> int:
-    """Most bytes that this process has held above what it held when dgmm was imported."""
-    return max(0, peak_rss() - _IMPORTED)
-
-
 class MemoryMeter:
-    """Measures how far the process grows above where it was when the meter was made."""
+    """Measures how far the process grows above where it was when the meter was made.
+
+    A context manager: in it, a thread looks every 20 ms, so that a peak shorter than that may go
+    unseen. The kernel's own mark of the peak is left alone: it belongs to the whole process.
+    """
 
     def __init__(self) -> None:
-        _forget_peak()
         self.baseline = rss()
+        self._most = self.baseline
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def peak(self) -> int:
-        """Most bytes above the baseline so far."""
-        return max(0, peak_rss() - self.baseline)
+        """Most bytes above the baseline that were seen so far."""
+        self._look()
+        return self._most - self.baseline
 
+    def __enter__(self) -> Self:
+        self._closed.clear()
+        self._thread = threading.Thread(target=self._watch, name="dgmm-memory", daemon=True)
+        self._thread.start()
+        return self
 
-def _forget_peak() -> None:
-    # Only Linux can start the peak anew; elsewhere it may be one from before the meter.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._look()
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self) -> None:
+        while not self._closed.wait(SAMPLING_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        self._most = max(self._most, rss())

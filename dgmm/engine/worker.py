@@ -23,13 +23,13 @@ from dgmm.engine.base import BlockTask, Mergeable
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
-from dgmm.engine.memory import span
 from dgmm.engine.tree import Shape, TreeReducer, merge_values
-from dgmm.engine.work import BlockWork
+from dgmm.engine.work import BlockWork, load
 from dgmm.errors import EngineError, SourceError
 
 __all__ = [
     "GivenBlock",
+    "HeldBlock",
     "NodeResult",
     "Range",
     "Settings",
@@ -64,6 +64,25 @@ class GivenBlock(Block):
                 f"block {self.name} was declared as {self.dtype} and holds {self.values.dtype}"
             )
         return Rows(np.asarray(self.values), self.first_row)
+
+    @property
+    def is_resident(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class HeldBlock(Block):
+    """Some rows of a block that is in the driver's memory.
+
+    Parameters
+    ----------
+    rows : Rows
+    """
+
+    rows: Rows = field(compare=False, repr=False)
+
+    def read(self) -> Rows:
+        return self.rows
 
     @property
     def is_resident(self) -> bool:
@@ -108,7 +127,7 @@ class Settings:
     n_threads : int
         Tasks of the session that may compute at once in one process.
     window : int
-        Blocks in flight of one task.
+        Blocks in flight of one task; in a stream, blocks that the process keeps for what follows.
     cache_bytes : int
         Of one process.
     keep : bool
@@ -140,12 +159,70 @@ class NodeResult(Generic[M]):
     reads: Reads
 
 
+class RecentBlocks:
+    """Blocks that tasks of a stream were at last: other pieces of them may come next.
+
+    Each is read by one task at a time, for all that wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[int, Rows] = OrderedDict()
+        self._reading: dict[int, threading.Lock] = {}
+
+    def rows(self, item: BlockWork, most: int) -> tuple[Rows, Reads]:
+        """The rows of a block, and what it took to get them; so many blocks are held after."""
+        with self._lock:
+            turn = self._reading.setdefault(item.number, threading.Lock())
+        with turn:
+            with self._lock:
+                if item.number in self._rows:
+                    self._rows.move_to_end(item.number)
+                    return self._rows[item.number], Reads()
+                while len(self._rows) >= most:
+                    self._reading.pop(self._rows.popitem(last=False)[0], None)
+            rows = load(item.block)
+            with self._lock:
+                self._rows[item.number] = rows
+            return rows, Reads(1, item.block.nbytes)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rows.clear()
+
+
+class OneRead(BlockCache):
+    """The cache of a session to one task of a stream: what it lacks is read for all tasks at once.
+
+    Attributes
+    ----------
+    reads : Reads
+        What it took.
+    """
+
+    def __init__(self, session: WorkerSession, item: BlockWork, most: int) -> None:
+        super().__init__()
+        self.reads = Reads()
+        self._session, self._item, self._most = session, item, most
+
+    def get(self, block: int) -> Rows | None:
+        if self._item.block.is_resident:
+            return None
+        rows = self._session.cache.get(block)
+        if rows is None:
+            rows, reads = self._session.recent.rows(self._item, self._most)
+            self.reads.add(reads)
+            self._session.cache.offer(block, rows)
+        return rows
+
+
 class WorkerSession:
     """What a worker process holds for one session."""
 
     def __init__(self, n_threads: int) -> None:
         return_freed_blocks()
         self.cache = BlockCache()
+        self.recent = RecentBlocks()
         self.gate = threading.Semaphore(n_threads)
         self.feeds: dict[Feed, str] = {}
 
@@ -172,6 +249,7 @@ async def close_session(name: str) -> None:
         session = _sessions.pop(name, None)
     if session is not None:
         session.cache.clear()
+        session.recent.clear()
 
 
 async def stop_pass(name: str, run: str) -> None:
@@ -203,7 +281,9 @@ def reduce_range(
         reducer.add(shape.leaf(lease.position, lease.part), value)
         feed.finished(lease.number)
 
-    with _reading(work, settings) as feed:
+    session = _session(settings)
+    session.recent.clear()
+    with _reading(work, settings, session, session.cache) as feed:
         evaluate_parts(feed, task, deliver)
         feed.check()
     kept = {work[position].number: value for position, value in reducer.kept.items()}
@@ -213,17 +293,20 @@ def reduce_range(
 def evaluate_blocks(
     task: BlockTask[Any], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[Any]:
-    """The values of a task on every part of a range, in order and not merged."""
+    """The values of a task on every piece of a range of one block, in order and not merged."""
     values: list[Any] = []
+    (item,) = _with_values(share.work, given)
+    session = _session(settings)
+    cache = OneRead(session, item, settings.window)
 
     def deliver(lease: Lease, value: Any) -> None:
         values.append(value)
         feed.finished(lease.number)
 
-    with _reading(_with_values(share.work, given), settings) as feed:
+    with _reading((item,), settings, session, cache) as feed:
         evaluate_parts(feed, task, deliver)
         feed.check()
-    return NodeResult(values, {}, feed.reads)
+    return NodeResult(values, {}, cache.reads)
 
 
 def merge_nodes(
@@ -256,10 +339,12 @@ def _with_values(work: tuple[BlockWork, ...], given: Sequence[Any]) -> tuple[Blo
 
 
 @contextmanager
-def _reading(work: tuple[BlockWork, ...], settings: Settings) -> Iterator[Feed]:
+def _reading(
+    work: tuple[BlockWork, ...], settings: Settings, session: WorkerSession, cache: BlockCache
+) -> Iterator[Feed]:
     """A feed with its reader at work, when it is this task's turn."""
-    session = _session(settings)
-    feed = Feed(work, window=settings.window, span=span(1), cache=session.cache)
+    # One thread finishes each part before it takes the next.
+    feed = Feed(work, window=settings.window, span=1, cache=cache)
     with session.gate, single_threaded_blas(), ThreadPoolExecutor(1) as pool:
         session.feeds[feed] = settings.run
         reader = pool.submit(feed.read_ahead)

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from dgmm.errors import InvalidParameterError
+from dgmm.errors import InvalidParameterError, MissingDependencyError
+
+# Before the modules beside this one: they need markupsafe, which comes with jinja2.
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+except ImportError as error:
+    raise MissingDependencyError(
+        'jinja2 is needed to write reports: pip install "dgmm[report]"'
+    ) from error
+
 from dgmm.report.components import Component, components_of, draw, scale_of
 from dgmm.report.convergence import convergence_of, restart_rows
 from dgmm.report.facts import fact_groups, headline, subtitle

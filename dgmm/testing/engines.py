@@ -27,9 +27,25 @@ import pytest
 
 from dgmm.data.dataset import Block, Dataset, Rows, fingerprint_of
 from dgmm.engine.base import BlockTask, Engine, Reduced
-from dgmm.errors import EngineError, InvalidParameterError, SourceError
+from dgmm.errors import (
+    EngineError,
+    InvalidDataError,
+    InvalidParameterError,
+    MemoryLimitError,
+    SourceError,
+)
 
-__all__ = ["EngineSuite", "FailingTask", "ToyBlock", "ToyTask", "Trace", "serial_oracle", "toy"]
+__all__ = [
+    "BadRowTask",
+    "EngineSuite",
+    "FailingTask",
+    "ToyBlock",
+    "ToyTask",
+    "Trace",
+    "WideTask",
+    "serial_oracle",
+    "toy",
+]
 
 MIB = 2**20
 
@@ -132,6 +148,25 @@ class FailingTask(ToyTask):
         if rows.first_row == self.row:
             raise KeyError(f"row {self.row}")
         return super().evaluate(rows, workspace)
+
+
+@dataclass(frozen=True)
+class BadRowTask(ToyTask):
+    """Refuses one row."""
+
+    row: int = 0
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        if rows.first_row <= self.row < rows.first_row + rows.n_rows:
+            raise InvalidDataError(f"row {self.row} is bad")
+        return super().evaluate(rows, workspace)
+
+
+@dataclass(frozen=True)
+class WideTask(ToyTask):
+    """Gives values so wide that no two rows' fit in a piece."""
+
+    value_bytes_per_row: int = 3 * MIB
 
 
 def serial_oracle(
@@ -296,6 +331,39 @@ class EngineSuite:
         starts = [dataset.blocks[part.block].first_row + part.start for part in dataset.parts]
         assert [first_row for first_row, _ in found] == starts
         assert [value.shape for _, value in found] == [str(start) for start in starts]
+
+    @pytest.mark.parametrize("resident", [False, True])
+    def test_stream_of_wide_values_comes_row_by_row(self, two: Engine, resident: bool) -> None:
+        dataset = toy((40, 1, 7), part_rows=9, resident=resident)
+        with self.session(two, dataset) as session:
+            found = list(session.stream(WideTask()))
+            assert session.run(ToyTask()).total.count == dataset.n_rows
+        assert [first_row for first_row, _ in found] == list(range(dataset.n_rows))
+        rows = dataset.blocks[0].read()
+        for number, value in found[:40]:
+            assert value == ToyTask().evaluate(rows.part(number, number + 1), np.zeros(16))
+
+    def test_stream_that_cannot_fit_is_refused(self, two: Engine) -> None:
+        with (
+            self.session(two, toy()) as session,
+            pytest.raises(MemoryLimitError, match="consumer"),
+        ):
+            next(session.stream(WideTask(value_bytes_per_row=self.memory_limit)))
+        with (
+            self.session(two, toy()) as session,
+            pytest.raises(MemoryLimitError, match="buffers of the consumer"),
+        ):
+            next(session.stream(ToyTask(), consumer_bytes=self.memory_limit))
+
+    def test_bad_rows_are_placed_in_their_block(self, two: Engine) -> None:
+        # Row 26 is in block 6, which holds rows 23 to 34.
+        expected = r"^row 26 is bad, in block 6 \(rows 23 to 34\)$"
+        with self.session(two, toy()) as session:
+            for _ in range(2):
+                with pytest.raises(InvalidDataError, match=expected):
+                    session.run(BadRowTask(row=26))
+            with pytest.raises(InvalidDataError, match=expected):
+                list(session.stream(BadRowTask(row=26)))
 
     def test_stream_may_be_left_early(self, two: Engine) -> None:
         dataset = toy((4,) * 60)
