@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
 from dgmm.guard import Level
-from dgmm.initialization import initial_mixture, sample_size, working_bytes
+from dgmm.halving import halving_of
+from dgmm.initialization import sample_size
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
+from dgmm.starts import reserved_bytes, restart_seed, start_finders
 
 __all__ = ["FitOutcome", "first_level", "fit_dataset", "open_rows"]
 
@@ -96,7 +97,7 @@ def fit_dataset(
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
     profile_task = _profile_task(parameters, dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
-    reserved = _reserved_bytes(parameters, dataset, profile_task)
+    reserved = reserved_bytes([parameters], profile_task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
@@ -105,7 +106,7 @@ def fit_dataset(
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
-        chains = _starts(estimator, parameters, profile, level, previous, seeds)
+        chains = _starts(estimator, parameters, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
         for event in iterate(
             context,
@@ -113,6 +114,7 @@ def fit_dataset(
             tol=parameters.tol,
             reg_covar=parameters.reg_covar,
             max_iter=parameters.max_iter,
+            halving=halving_of(parameters.halve_after, [len(chains)]),
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -136,37 +138,20 @@ def _profile_task(
     )
 
 
-def _reserved_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass) -> int:
-    """What the driver needs beside the passes: the sample, the starts, the M-steps."""
-    k, d = parameters.n_components, dataset.n_features
-    starts = working_bytes(task.sample_size, d, k)
-    covariances = 8 * int(np.prod(parameters.family.covariances_shape(k, d)))
-    # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
-    return task.sample_bytes + starts + parameters.n_init * 8 * covariances
-
-
 def _starts(
     estimator: Any,
     parameters: FitParameters,
-    profile: Profile,
+    context: Context,
     level: Level,
     previous: Any,
     seeds: np.random.SeedSequence,
 ) -> list[Chain]:
     if previous is not None:
         return [Chain(previous.mixture_, level, lower_bound=previous.lower_bound_)]
-    starts = []
-    for restart in range(parameters.n_init):
-        find = partial(
-            initial_mixture,
-            profile.sample,
-            parameters.family,
-            parameters.n_components,
-            method=parameters.init_params,
-            reg_covar=parameters.reg_covar,
-            seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart)),
-        )
-        starts.append(start_from(estimator, parameters, len(profile.mean), find))
+    seeds_of = [restart_seed(seeds, restart) for restart in range(parameters.n_init)]
+    finders = start_finders([parameters], context, level, [seeds_of])
+    n_features = len(context.profile.mean)
+    starts = [start_from(estimator, parameters, n_features, find) for find in finders[0]]
     return [Chain(start, level) for start in starts]
 
 
@@ -185,6 +170,6 @@ def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
             notes.append(
                 f"restart {i}: components {names} were without rows and kept their parameters"
             )
-        if chain.status == "retired":
+        if chain.reason:
             notes.append(f"restart {i} retired: {chain.reason}")
     return tuple(notes)

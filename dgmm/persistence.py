@@ -30,7 +30,10 @@ def save_model(estimator: Any, path: Any) -> None:
         "feature_names": None if names is None else [str(name) for name in names],
         "dtype": estimator._face_dtype,
         "arguments": {name: getattr(estimator, name) for name in _ARGUMENTS}
-        | {"random_state": _json_seed(estimator.random_state)},
+        | {
+            "init_params": _json_method(estimator.init_params),
+            "random_state": _json_seed(estimator.random_state),
+        },
         "fit": {
             "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
             "converged": bool(estimator.converged_),
@@ -96,6 +99,11 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
 
 def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _json_method(init_params: Any) -> str:
+    # A model file holds no code: where a function made the starts, the default comes back.
+    return init_params if isinstance(init_params, str) else "kmeans"
 
 
 def _json_seed(random_state: Any) -> int | None:
