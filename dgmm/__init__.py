@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from dgmm.estimator import GaussianMixture
     from dgmm.mixture import Mixture
+    from dgmm.selection import Selection, select_model
 
 __all__ = [
     "DamagedBlockError",
@@ -46,10 +47,12 @@ __all__ = [
     "MissingDependencyError",
     "Mixture",
     "ModelFileError",
+    "Selection",
     "SingularMixtureError",
     "SourceError",
     "__version__",
     "open_dataset",
+    "select_model",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -60,7 +63,9 @@ _HOMES = {
     "GaussianMixture": "dgmm.estimator",
     "LocalEngine": "dgmm.engine.local",
     "Mixture": "dgmm.mixture",
+    "Selection": "dgmm.selection",
     "open_dataset": "dgmm.data.opening",
+    "select_model": "dgmm.selection",
 }
 
 

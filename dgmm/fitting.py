@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
 
-__all__ = ["FitOutcome", "first_level", "fit_dataset", "open_rows"]
+__all__ = ["FitOutcome", "first_level", "fit_dataset", "open_rows", "profile_task"]
 
 Emit = Callable[[FitEvent], None]
 
@@ -95,14 +95,14 @@ def fit_dataset(
     """
     meter = MemoryMeter()
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
-    profile_task = _profile_task(parameters, dataset, seeds)
+    task = profile_task([parameters], dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
-    reserved = reserved_bytes([parameters], profile_task)
+    reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     with single_threaded_blas(), session:
-        profile = session.run(profile_task).total
+        profile = session.run(task).total
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
@@ -124,17 +124,19 @@ def fit_dataset(
         )
 
 
-def _profile_task(
-    parameters: FitParameters, dataset: Dataset, seeds: np.random.SeedSequence
+def profile_task(
+    candidates: Sequence[FitParameters], dataset: Dataset, seeds: np.random.SeedSequence
 ) -> ProfilePass:
+    """The profile that every fit which shares the passes needs."""
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
+    most = max(one.n_components for one in candidates)
     return ProfilePass(
         n_rows=dataset.n_rows,
         n_features=dataset.n_features,
-        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, parameters.n_components)),
+        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, most)),
         seed=int(seed.generate_state(1, np.uint64)[0]),
         itemsize=dataset.dtype.itemsize,
-        dense=parameters.family.shape.uses_whitening(),
+        dense=any(one.family.shape.uses_whitening() for one in candidates),
     )
 
 

@@ -17,7 +17,7 @@ from dgmm.mixture import Mixture
 from dgmm.posterior import Expectation, PosteriorPolicy
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
-__all__ = ["run_batch"]
+__all__ = ["run_batch", "run_members"]
 
 
 def run_batch(
@@ -50,13 +50,18 @@ def run_batch(
         If not even the smallest kernel fits.
     """
     task = BatchPass(kernels, Expectation() if policy is None else policy, device)
-    found = _run(session, task)
-    merged = BatchStatistics(tuple(found[i] for i in sorted(found)))
+    merged = BatchStatistics(tuple(run_members(session, task)))
     given = [None] * len(mixtures) if totals is None else totals
     return list(task.finish(merged, mixtures, given).members)
 
 
-def _run(session: Session, task: BatchPass) -> dict[int, SufficientStatistics]:
+def run_members(session: Session, task: BatchPass) -> list[Any]:
+    """What the session gives for every mixture of the batch, not finished, in their order."""
+    found = _run(session, task)
+    return [found[i] for i in sorted(found)]
+
+
+def _run(session: Session, task: BatchPass) -> dict[int, Any]:
     """Statistics by the mixtures' positions in the batch."""
     try:
         members = session.run(task).total.members
