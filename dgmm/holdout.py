@@ -157,8 +157,22 @@ class _Sides:
 
     def __init__(self, session: Session, split: Split) -> None:
         self._session, self._split = session, split
-        self.dataset: Dataset = session.dataset
-        self.counters: Counters = session.counters
+
+    @property
+    def dataset(self) -> Dataset:
+        return self._session.dataset
+
+    @dataset.setter
+    def dataset(self, value: Dataset) -> None:
+        self._session.dataset = value
+
+    @property
+    def counters(self) -> Counters:
+        return self._session.counters
+
+    @counters.setter
+    def counters(self, value: Counters) -> None:
+        self._session.counters = value
 
     def _wrapped(self, task: Any) -> Any:
         raise NotImplementedError

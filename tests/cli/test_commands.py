@@ -157,7 +157,7 @@ def test_debug_shows_the_traceback_first(dgmm, rows, stub, tmp_path) -> None:
 def test_sigterm_ends_as_ctrl_c_does(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(
-        "dgmm.cli.fit.check_out", lambda path: os.kill(os.getpid(), signal.SIGTERM) or path
+        "dgmm.cli.options.check_out", lambda path: os.kill(os.getpid(), signal.SIGTERM) or path
     )
     run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
     assert run.code == 75
@@ -225,7 +225,7 @@ def test_warnings_are_lines(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
         warnings.warn("at s3://key:secret@bucket/x?token=1", UserWarning, stacklevel=1)
         return path
 
-    monkeypatch.setattr("dgmm.cli.fit.check_out", warn)
+    monkeypatch.setattr("dgmm.cli.options.check_out", warn)
     run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
     assert run.err == "dgmm: warning: at s3://bucket/x\n"
 
