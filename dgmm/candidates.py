@@ -81,7 +81,7 @@ def fit_candidates(
         memory_limit=shared.memory_limit,
         reserved_bytes=reserved_bytes(parameters, task),
     )
-    split = None if holdout is None else Split(_split_seed(seeds), holdout)
+    split = None if holdout is None else _split(dataset, seeds, holdout)
     with single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
@@ -95,9 +95,11 @@ def fit_candidates(
         return _evaluated(estimators, outcomes, context, opened, split)
 
 
-def _split_seed(seeds: np.random.SeedSequence) -> int:
+def _split(dataset: Dataset, seeds: np.random.SeedSequence, share: float) -> Split:
     own = np.random.SeedSequence(seeds.entropy, spawn_key=(3,))
-    return int(own.generate_state(1, np.uint64)[0])
+    rows = min(dataset.part_rows, dataset.n_rows)
+    copied = rows * dataset.n_features * dataset.dtype.itemsize
+    return Split(int(own.generate_state(1, np.uint64)[0]), share, copied)
 
 
 def _check_enough(profile: Profile, parameters: Sequence[FitParameters]) -> None:

@@ -33,10 +33,13 @@ class Split:
     seed : int
     share : float
         Expected share of the rows that are held out, in (0, 1).
+    copy_bytes : int, default=0
+        Of the rows in a part, which are copied to choose among them.
     """
 
     seed: int
     share: float
+    copy_bytes: int = 0
 
     def held(self, rows: Rows) -> Array:
         """True for the rows that are held out: shape (n_rows,)."""
@@ -62,7 +65,7 @@ class _OnFitted:
 
     @property
     def workspace_bytes(self) -> int:
-        return self.task.workspace_bytes
+        return self.task.workspace_bytes + self.split.copy_bytes
 
     @property
     def result_bytes(self) -> int:

@@ -106,6 +106,7 @@ ESTIMATOR_ARGUMENTS = (
     "reg_covar",
     "max_iter",
     "n_init",
+    "halve_after",
     "init_params",
     "device",
     "dtype",
@@ -119,6 +120,12 @@ def estimator_options(command: F) -> F:
         command,
         click.option(
             "--n-init", type=click.IntRange(min=1), default=1, show_default=True, help="Restarts."
+        ),
+        click.option(
+            "--halve-after",
+            type=click.IntRange(min=1),
+            help="Iterations after which the worse half of the restarts leaves, then half again "
+            "after twice as many, and so on. By default all run to the end.",
         ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(

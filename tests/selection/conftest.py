@@ -18,7 +18,7 @@ from tests.numerics.problems import blobs
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass reads every block, as it does where the rows are much larger than memory."""
     resize = BlockCache.resize
-    monkeypatch.setattr(BlockCache, "resize", lambda cache, size: resize(cache, 0))
+    monkeypatch.setattr(BlockCache, "resize", lambda cache, _: resize(cache, 0))
 
 
 @pytest.fixture(scope="session")

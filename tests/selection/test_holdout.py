@@ -16,13 +16,13 @@ from dgmm.scalable_kmeans import CandidateRound
 from tests.numerics.problems import SerialSession, profile_task
 
 
-def masks(monkeypatch, x, share=0.2):
+def masks(monkeypatch, x):
     """The rows that a selection holds out."""
     seen = []
 
     class Watched(Split):
-        def __init__(self, seed, share):
-            super().__init__(seed, share)
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             seen.append(self)
 
     monkeypatch.setattr(candidates, "Split", Watched)
@@ -98,7 +98,7 @@ def test_parts_without_a_fitted_row_are_neutral() -> None:
     assert 0 < held.sum() < 6
     profile = FittedSide(SerialSession(x, 6), split).run(profile_task(x)).total
     assert_allclose(profile.mean, x[~held].mean(axis=0))
-    assert_allclose(profile.scatter, 6 * 0 + np.cov(x[~held].T, bias=True) * (~held).sum())
+    assert_allclose(profile.scatter, np.cov(x[~held].T, bias=True) * (~held).sum())
 
 
 def test_rounds_of_starts_see_rows_at_their_own_positions() -> None:
