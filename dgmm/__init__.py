@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from dgmm.estimator import GaussianMixture, NotFittedError
     from dgmm.mixture import Mixture
+    from dgmm.selection import Selection, select_model
     from dgmm.suggestions import suggest_priors
 
 __all__ = [
@@ -51,11 +52,13 @@ __all__ = [
     "Mixture",
     "ModelFileError",
     "NotFittedError",
+    "Selection",
     "SingularMixtureError",
     "SourceError",
     "StoreUnavailableError",
     "__version__",
     "open_dataset",
+    "select_model",
     "suggest_priors",
 ]
 
@@ -68,7 +71,9 @@ _HOMES = {
     "LocalEngine": "dgmm.engine.local",
     "Mixture": "dgmm.mixture",
     "NotFittedError": "dgmm.estimator",
+    "Selection": "dgmm.selection",
     "open_dataset": "dgmm.data.opening",
+    "select_model": "dgmm.selection",
     "suggest_priors": "dgmm.suggestions",
 }
 

@@ -14,11 +14,13 @@ import numpy as np
 
 from dgmm.engine.base import Session
 from dgmm.errors import SingularMixtureError
-from dgmm.expectation import BatchPass, plan_batch
+from dgmm.expectation import plan_batch
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, safe_level
+from dgmm.halving import Halving
 from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture, whitened_frame
+from dgmm.passes import run_batch
 from dgmm.profile import Profile
 from dgmm.record import FitEvent, RestartRecord
 from dgmm.statistics import SufficientStatistics
@@ -70,15 +72,17 @@ class Chain:
     lower_bound : float
         Of the last iteration, per row: the log-likelihood, and with priors the log posterior.
     lower_bounds : tuple of float
-    status : {"running", "converged", "max_iter", "retired"}
+    status : {"running", "converged", "max_iter", "retired", "halved"}
     reason : str
-        Why it retired.
+        Why it retired or was halved away.
     empty : frozenset of int
         Components that were without rows at some iteration.
     safest : Level or None
         The safest kernel that was used; None before the first iteration.
     log_likelihood : float
         Of the last iteration, per row, without priors.
+    name : str
+        How messages call it; by default ``restart`` and its position.
     """
 
     mixture: Mixture
@@ -90,6 +94,7 @@ class Chain:
     empty: frozenset[int] = field(default_factory=frozenset)
     safest: Level | None = None
     log_likelihood: float = -np.inf
+    name: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -160,10 +165,8 @@ def _pass(
     context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
 ) -> list[SufficientStatistics]:
     kernels = plan_batch(mixtures, levels, context.frames, quadratic=False)
-    task = BatchPass(kernels, device=context.device)
-    merged = context.session.run(task).total
     totals = [_total(context, mixture) for mixture in mixtures]
-    return list(task.finish(merged, mixtures, totals).members)
+    return run_batch(context.session, kernels, mixtures, totals=totals, device=context.device)
 
 
 def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
@@ -182,6 +185,7 @@ def iterate(
     tol: float,
     options: MaximizationOptions,
     max_iter: int,
+    halving: Halving | None = None,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -194,11 +198,13 @@ def iterate(
         A chain has converged when its lower bound per row changes by less.
     options : MaximizationOptions
     max_iter : int
+    halving : Halving, optional
+        Which chains compete, and when the worse half of those leaves. None: all run to the end.
 
     Yields
     ------
     FitEvent
-        After every pass, and for every chain that retires.
+        After every pass, and for every chain that retires or is halved away.
     """
     _retire_singular(chains)
     yield from _announce_retired(chains, 0, range(len(chains)))
@@ -213,6 +219,8 @@ def iterate(
         for i, statistics, level in zip(active, found, levels, strict=True):
             chains[i] = _advance(chains[i], statistics, level, tol, options)
         _retire_singular(chains)
+        if halving is not None:
+            _halve(chains, halving, iteration)
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)
     for i, chain in enumerate(chains):
@@ -257,12 +265,24 @@ def _retire_singular(chains: list[Chain]) -> None:
             chains[i] = replace(chain, status="retired", reason=reason)
 
 
+def _halve(chains: list[Chain], halving: Halving, iteration: int) -> None:
+    histories = [None if _is_out(chain) else chain.lower_bounds for chain in chains]
+    for i, reason in halving.leaving(histories, iteration).items():
+        # One that has converged costs nothing to keep.
+        if chains[i].is_running:
+            chains[i] = replace(chains[i], status="halved", reason=reason)
+
+
+def _is_out(chain: Chain) -> bool:
+    return chain.status in {"retired", "halved"}
+
+
 def _announce_retired(
     chains: list[Chain], iteration: int, indices: Sequence[int]
 ) -> Iterator[FitEvent]:
     for i in indices:
-        if chains[i].status == "retired":
-            message = f"restart {i} retired: {chains[i].reason}"
+        if _is_out(chains[i]):
+            message = f"{chains[i].name or f'restart {i}'} retired: {chains[i].reason}"
             yield FitEvent("retired", iteration=iteration, message=message)
 
 
@@ -281,6 +301,8 @@ def _best_bound(chains: list[Chain]) -> float:
 def best_chain(chains: Sequence[Chain]) -> Chain:
     """The restart with the highest lower bound among those that did not retire.
 
+    One that was halved away wins only if all that stayed retired.
+
     Raises
     ------
     SingularMixtureError
@@ -293,4 +315,4 @@ def best_chain(chains: Sequence[Chain]) -> Chain:
             f"{ILL_DEFINED} Priors (dgmm.suggest_priors) or a covariance_floor keep covariances "
             f"definite too. All {len(chains)} restarts retired: {reasons}"
         )
-    return max(live, key=lambda chain: chain.lower_bound)
+    return max(live, key=lambda chain: (chain.status != "halved", chain.lower_bound))

@@ -45,8 +45,18 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     max_iter : int, default=100
     n_init : int, default=1
         Restarts. All share every pass over the data; the one with the best lower bound is kept.
-    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a restart begins, on a sample of the rows (all of them, if there are few).
+    halve_after : int, optional
+        Iterations after which the worse half of the restarts leaves, by their projected lower
+        bounds; after twice as many half of the rest, and so on (successive halving). None: all
+        run to the end.
+    init_params : str or callable, default="kmeans"
+        How a restart begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` (responsibilities),
+        ``"random_from_data"`` (also ``"points"``) or ``"maxdist"`` on a sample of the rows (all
+        of them, if there are few), or ``"k-means||"`` on all rows, by seven passes more. A
+        callable ``(sample, n_components, seed)`` is given the sampled rows, float64 of shape
+        (n_sampled, n_features), and an int; it returns means of shape (n_components,
+        n_features), to the nearest of which each sampled row is then assigned, or
+        responsibilities of shape (n_sampled, n_components).
     weights_init : array of shape (n_components,), optional
     means_init : array of shape (n_components, n_features), optional
     precisions_init : array, optional
@@ -144,7 +154,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         reg_covar: float = 1e-6,
         max_iter: int = 100,
         n_init: int = 1,
-        init_params: str = "kmeans",
+        halve_after: int | None = None,
+        init_params: Any = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
@@ -174,6 +185,7 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         self.reg_covar = reg_covar
         self.max_iter = max_iter
         self.n_init = n_init
+        self.halve_after = halve_after
         self.init_params = init_params
         self.weights_init = weights_init
         self.means_init = means_init

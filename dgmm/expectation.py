@@ -17,6 +17,7 @@ import numpy as np
 from dgmm.arrays import namespace, to_host
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
+from dgmm.features import Layout
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
@@ -31,6 +32,10 @@ Array = np.ndarray[Any, Any]
 # Mixtures are stacked into one product up to this many components; beyond it the responsibilities
 # of a tile would push its features out of the cache.
 _MOST_STACKED = 1024
+
+# Nor beyond so many bytes of sums: a stack is the least that a pass can be asked for, and a batch
+# that is too large for the memory limit is split between stacks.
+_MOST_STACKED_BYTES = 16 * 2**20
 
 
 def plan_batch(
@@ -70,13 +75,17 @@ def plan_batch(
 
 def _stacks(members: list[tuple[Member, Mixture]]) -> Iterator[list[tuple[Member, Mixture]]]:
     stack: list[tuple[Member, Mixture]] = []
-    size = 0
+    size = nbytes = 0
     for member, mixture in members:
-        if stack and size + member.n_components > _MOST_STACKED:
+        features = mixture.family.shape.block(Layout(mixture.n_features))
+        more = 8 * member.n_components * features
+        full = size + member.n_components > _MOST_STACKED or nbytes + more > _MOST_STACKED_BYTES
+        if stack and full:
             yield stack
-            stack, size = [], 0
+            stack, size, nbytes = [], 0, 0
         stack.append((member, mixture))
         size += member.n_components
+        nbytes += more
     yield stack
 
 

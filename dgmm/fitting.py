@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,23 @@ from dgmm.engine.memory import MemoryMeter
 from dgmm.errors import InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
-from dgmm.initialization import initial_mixture, sample_size, working_bytes
+from dgmm.halving import halving_of
+from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
+from dgmm.starts import reserved_bytes, restart_seed, start_finders
 
-__all__ = ["FitOutcome", "driver_bytes", "first_level", "fit_dataset", "open_rows", "plan_profile"]
+__all__ = [
+    "FitOutcome",
+    "first_level",
+    "fit_dataset",
+    "open_rows",
+    "plan_maximization",
+    "profile_task",
+]
 
 Emit = Callable[[FitEvent], None]
 
@@ -101,18 +109,18 @@ def fit_dataset(
     meter = MemoryMeter()
     options = plan_maximization(estimator, parameters, dataset)
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
-    profile_task = plan_profile(parameters, dataset, seeds)
+    task = profile_task([parameters], dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
-    reserved = driver_bytes(parameters, dataset, profile_task)
+    reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     with meter, single_threaded_blas(), session:
-        profile = session.run(profile_task).total
+        profile = session.run(task).total
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
-        chains = _starts(estimator, parameters, options, profile, level, previous, seeds)
+        chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
         for event in iterate(
             context,
@@ -120,6 +128,7 @@ def fit_dataset(
             tol=parameters.tol,
             options=options,
             max_iter=parameters.max_iter,
+            halving=halving_of(parameters.halve_after, [len(chains)]),
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -149,58 +158,42 @@ def plan_maximization(
     )
 
 
-def plan_profile(
-    parameters: FitParameters, dataset: Dataset, seeds: np.random.SeedSequence
+def profile_task(
+    candidates: Sequence[FitParameters], dataset: Dataset, seeds: np.random.SeedSequence
 ) -> ProfilePass:
-    """The first pass over a dataset, from the one seed of the fit."""
+    """The profile that every fit which shares the passes needs, from the one seed of the fit."""
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
+    most = max(one.n_components for one in candidates)
     return ProfilePass(
         n_rows=dataset.n_rows,
         n_features=dataset.n_features,
-        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, parameters.n_components)),
+        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, most)),
         seed=int(seed.generate_state(1, np.uint64)[0]),
         itemsize=dataset.dtype.itemsize,
-        dense=parameters.family.shape.uses_whitening(),
+        dense=any(one.family.shape.uses_whitening() for one in candidates),
     )
-
-
-def driver_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass) -> int:
-    """What the driver needs beside the passes: the sample, the starts, the M-steps."""
-    k, d = parameters.n_components, dataset.n_features
-    starts = working_bytes(task.sample_size, d, k)
-    covariances = 8 * int(np.prod(parameters.family.covariances_shape(k, d)))
-    # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
-    return task.sample_bytes + starts + parameters.n_init * 8 * covariances
 
 
 def _starts(
     estimator: Any,
     parameters: FitParameters,
     options: MaximizationOptions,
-    profile: Profile,
+    context: Context,
     level: Level,
     previous: Any,
     seeds: np.random.SeedSequence,
 ) -> list[Chain]:
     if previous is not None:
-        _check_previous(previous.mixture_, parameters, len(profile.mean))
+        _check_previous(previous.mixture_, parameters, len(context.profile.mean))
         start = check_start(previous.mixture_, options)
         return [Chain(start, level, lower_bound=previous.lower_bound_)]
+    seeds_of = [restart_seed(seeds, restart) for restart in range(parameters.n_init)]
     # Held values are put into the start when it is there.
     free = replace(options, fixed=Fixed())
-    starts = []
-    for restart in range(parameters.n_init):
-        find = partial(
-            initial_mixture,
-            profile.sample,
-            parameters.family,
-            parameters.n_components,
-            method=parameters.init_params,
-            options=free,
-            seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart)),
-        )
-        start = start_from(estimator, parameters, len(profile.mean), find)
-        starts.append(check_start(start, options))
+    finders = start_finders([parameters], context, level, [seeds_of], free)
+    n_features = len(context.profile.mean)
+    starts = [start_from(estimator, parameters, n_features, find) for find in finders[0]]
+    starts = [check_start(start, options) for start in starts]
     return [Chain(start, level) for start in starts]
 
 
@@ -233,6 +226,6 @@ def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
                 f"restart {i}: components {names} were without rows; what no prior "
                 "determines of them stayed as it was"
             )
-        if chain.status == "retired":
+        if chain.reason:
             notes.append(f"restart {i} retired: {chain.reason}")
     return tuple(notes)

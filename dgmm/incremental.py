@@ -11,17 +11,17 @@ import numpy as np
 from dgmm.columns import check_columns, record_columns
 from dgmm.constraints import check_fixed, check_start
 from dgmm.data.dataset import Dataset
-from dgmm.em import frames_of
+from dgmm.em import Context, frames_of
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
-from dgmm.fitting import driver_bytes, first_level, open_rows, plan_maximization, plan_profile
+from dgmm.fitting import first_level, open_rows, plan_maximization, profile_task
 from dgmm.fixed import Fixed
-from dgmm.initialization import initial_mixture
+from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
-from dgmm.profile import Profile
+from dgmm.starts import reserved_bytes, restart_seed, start_finders
 from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_statistics
 
 __all__ = ["PartialFit"]
@@ -130,9 +130,9 @@ def _advance(
 ) -> Advanced:
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
     options = plan_maximization(estimator, parameters, dataset)
-    task = plan_profile(parameters, dataset, seeds)
+    task = profile_task([parameters], dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
-    reserved = driver_bytes(parameters, dataset, task)
+    reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
     level = first_level(dataset.dtype, parameters.dtype)
@@ -143,7 +143,8 @@ def _advance(
             profile = session.run(task).total
             frames = frames_of(profile, dataset.dtype)
             if mixture is None:
-                mixture = _start(estimator, parameters, options, profile, seeds)
+                context = Context(session, frames, profile, parameters.device)
+                mixture = _start(estimator, parameters, options, context, level, seeds)
             else:
                 # A mixture that was fitted, loaded or assigned counts as one batch before this.
                 statistics = expected_statistics(mixture, frames.plain)
@@ -164,20 +165,17 @@ def _start(
     estimator: Any,
     parameters: FitParameters,
     options: MaximizationOptions,
-    profile: Profile,
+    context: Context,
+    level: Level,
     seeds: np.random.SeedSequence,
 ) -> Mixture:
-    find = partial(
-        initial_mixture,
-        profile.sample,
-        parameters.family,
-        parameters.n_components,
-        method=parameters.init_params,
-        # Held values are put into the start when it is there.
-        options=replace(options, fixed=Fixed()),
-        seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, 0)),
+    # Held values are put into the start when it is there.
+    free = replace(options, fixed=Fixed())
+    seed = restart_seed(seeds, 0)
+    ((find,),) = start_finders([parameters], context, level, [[seed]], free)
+    mixture = check_start(
+        start_from(estimator, parameters, len(context.profile.mean), find), options
     )
-    mixture = check_start(start_from(estimator, parameters, len(profile.mean), find), options)
     if mixture.singular_components:
         raise SingularMixtureError(
             f"the start from the first batch has no positive definite covariance for component "

@@ -2,8 +2,9 @@
 
 Every method ends in responsibilities of the sampled rows, and those in an M-step, as scikit-learn
 has it; moments are taken about each component's own mean, so that neither offsets nor distances
-cost digits. The methods that name rows as centres ('k-means++', 'random_from_data') assign each
-sampled row to its nearest centre, which is where scikit-learn's own start is after one iteration.
+cost digits. The methods that name rows as centres ('k-means++', 'random_from_data', 'maxdist')
+assign each sampled row to its nearest centre, which is where scikit-learn's own start is after one
+iteration. 'k-means||' reads the full data: :mod:`dgmm.scalable_kmeans`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
+from dgmm.arrays import to_host
 from dgmm.covariance import CovarianceFamily
+from dgmm.errors import InvalidParameterError
 from dgmm.features import Layout, pack_symmetric
 from dgmm.frame import Frame
 from dgmm.maximization import MaximizationOptions, maximize
@@ -23,10 +26,19 @@ from dgmm.mixture import Mixture
 from dgmm.profile import Sample
 from dgmm.statistics import SufficientStatistics
 
-__all__ = ["INIT_PARAMS", "initial_mixture", "sample_size", "working_bytes"]
+__all__ = [
+    "INIT_PARAMS",
+    "Method",
+    "initial_mixture",
+    "mixture_from",
+    "sample_size",
+    "starting_weights",
+    "working_bytes",
+]
 
 Array = np.ndarray[Any, Any]
 Weights = Callable[[int], Array]
+Method = str | Callable[[Array, int, int], Any]
 
 _SAMPLE_ROWS = 65536
 _SAMPLE_VALUES = 2**20
@@ -51,7 +63,7 @@ def initial_mixture(
     family: CovarianceFamily,
     n_components: int,
     *,
-    method: str,
+    method: Method,
     options: MaximizationOptions,
     seed: np.random.SeedSequence,
 ) -> Mixture:
@@ -63,8 +75,9 @@ def initial_mixture(
         At least ``n_components`` rows.
     family : CovarianceFamily
     n_components : int
-    method : str
-        One of :data:`INIT_PARAMS`.
+    method : str or callable
+        One of :data:`INIT_PARAMS`, or ``(sample, n_components, seed) -> means or
+        responsibilities``; see :func:`starting_weights`.
     options : MaximizationOptions
         Of the M-step that makes a mixture of the method's assignments; nothing may be held.
     seed : numpy.random.SeedSequence
@@ -75,12 +88,58 @@ def initial_mixture(
     Mixture
         Possibly with singular components, if ``options`` do not prevent them.
     """
-    x = np.asarray(sample.x, dtype=np.float64)
-    origin = x.mean(axis=0)
-    x = x - origin
-    weights_of = INIT_PARAMS[method](x, n_components, seed)
+    weights_of = starting_weights(sample, n_components, method=method, seed=seed)
+    return mixture_from(sample, family, n_components, weights_of, options)
+
+
+def starting_weights(
+    sample: Sample, n_components: int, *, method: Method, seed: np.random.SeedSequence
+) -> Weights:
+    """How much each sampled row counts for each component: k → shape (n_sampled,).
+
+    Families can share them: only the M-step that follows knows of covariances.
+
+    Parameters
+    ----------
+    sample : Sample
+    n_components : int
+    method : str or callable
+        A callable is called with the sampled rows (float64, shape (n_sampled, n_features), a copy
+        of its own), the number of components and a seed (an int, another for each restart). What
+        it returns, on the host or on a device, is either means of shape (n_components,
+        n_features), to the nearest of which every sampled row is then assigned, or
+        responsibilities of shape (n_sampled, n_components). Where both shapes are the same, they
+        are means.
+    seed : numpy.random.SeedSequence
+
+    Raises
+    ------
+    InvalidParameterError
+        If a callable returns anything else.
+    """
+    if not isinstance(method, str):
+        return _called(sample, n_components, method, seed)
+    x, _ = _centred(sample)
+    return INIT_PARAMS[method](x, n_components, seed)
+
+
+def mixture_from(
+    sample: Sample,
+    family: CovarianceFamily,
+    n_components: int,
+    weights_of: Weights,
+    options: MaximizationOptions,
+) -> Mixture:
+    """The M-step of :func:`starting_weights`."""
+    x, origin = _centred(sample)
     statistics = _statistics(x, origin, weights_of, n_components, family)
     return maximize(statistics, family, options).mixture
+
+
+def _centred(sample: Sample) -> tuple[Array, Array]:
+    x = np.asarray(sample.x, dtype=np.float64)
+    origin = x.mean(axis=0)
+    return x - origin, origin
 
 
 def _kmeans(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
@@ -110,13 +169,57 @@ def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weight
     return lambda k: np.random.default_rng(seeds[k]).uniform(size=len(x)) / total
 
 
+def _maxdist(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+    """Farthest-first traversal (Gonzalez 1985) from a random row."""
+    row = int(np.random.default_rng(seed).integers(len(x)))
+    labels = np.zeros(len(x), dtype=np.intp)
+    nearest = np.full(len(x), np.inf)
+    for k in range(n_components):
+        offsets = x - x[row]
+        distance = np.einsum("ij,ij->i", offsets, offsets)
+        nearer = distance < nearest
+        nearest[nearer], labels[nearer] = distance[nearer], k
+        row = int(np.argmax(nearest))
+    return _of_labels(labels)
+
+
+def _called(
+    sample: Sample, n_components: int, method: Any, seed: np.random.SeedSequence
+) -> Weights:
+    x = np.array(sample.x, dtype=np.float64)
+    found = np.asarray(to_host(method(x, n_components, _legacy_seed(seed))), dtype=np.float64)
+    means, responsibilities = (n_components, x.shape[1]), (len(x), n_components)
+    if found.shape not in (means, responsibilities):
+        raise InvalidParameterError(
+            f"init_params returned an array of shape {found.shape}; it must return means of shape "
+            f"{means} or responsibilities of shape {responsibilities}"
+        )
+    if not np.all(np.isfinite(found)):
+        raise InvalidParameterError("init_params returned values that are not finite")
+    if found.shape == means:
+        origin = np.asarray(sample.x, dtype=np.float64).mean(axis=0)
+        return _of_labels(_nearest(sample.x - origin, found - origin))
+    if np.any(found < 0.0) or np.max(np.abs(found.sum(axis=1) - 1.0)) > 1e-6:
+        raise InvalidParameterError(
+            "init_params returned responsibilities that are negative, or whose rows do not sum "
+            f"to 1; the least is {found.min():g}, the sums are {found.sum(axis=1).min():g} to "
+            f"{found.sum(axis=1).max():g}"
+        )
+    return lambda k: found[:, k]
+
+
 INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Weights]] = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
     "random": _random,
     "random_from_data": _random_rows,
+    "points": _random_rows,
+    "maxdist": _maxdist,
 }
-"""Methods by scikit-learn's names: centred rows, K, seed → each component's weights of the rows."""
+"""Methods on a sample: centred rows, K, seed → each component's weights of the rows.
+
+The names are scikit-learn's; 'points' and 'maxdist' are tgmm's.
+"""
 
 
 def _legacy_seed(seed: np.random.SeedSequence) -> int:

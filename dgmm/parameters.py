@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from dgmm.arrays import namespace, resolve_device
 from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.errors import InvalidParameterError
-from dgmm.initialization import INIT_PARAMS
+from dgmm.initialization import INIT_PARAMS, Method
 from dgmm.mixture import Mixture
+from dgmm.scalable_kmeans import METHOD
 from dgmm.seeds import seed_entropy
 from dgmm.sizes import parse_bytes
 
@@ -31,7 +32,8 @@ class FitParameters:
     reg_covar: float
     max_iter: int
     n_init: int
-    init_params: str
+    init_params: Method
+    halve_after: int | None
     device: str
     dtype: str | None
     memory_limit: int | None
@@ -53,7 +55,10 @@ def check_parameters(estimator: Any) -> FitParameters:
         reg_covar=_real(estimator, "reg_covar"),
         max_iter=_integer(estimator, "max_iter", 0),
         n_init=_integer(estimator, "n_init", 1),
-        init_params=_choice(estimator, "init_params", tuple(INIT_PARAMS)),
+        init_params=_method(estimator.init_params),
+        halve_after=(
+            None if estimator.halve_after is None else _integer(estimator, "halve_after", 1)
+        ),
         device=_device(estimator.device),
         dtype=_dtype(estimator.dtype),
         memory_limit=(
@@ -80,11 +85,16 @@ def _real(estimator: Any, name: str) -> float:
     return float(value)
 
 
-def _choice(estimator: Any, name: str, known: tuple[str, ...]) -> str:
-    value = getattr(estimator, name)
-    if value not in known:
-        raise InvalidParameterError(f"{name}={value!r}; it must be one of {', '.join(known)}")
-    return str(value)
+def _method(value: Any) -> Method:
+    if callable(value):
+        return cast(Method, value)
+    known = (*INIT_PARAMS, METHOD)
+    if not isinstance(value, str) or value not in known:
+        raise InvalidParameterError(
+            f"init_params={value!r}; it must be one of {', '.join(known)}, or a callable "
+            "(sample, n_components, seed) -> means or responsibilities"
+        )
+    return value
 
 
 def _device(value: Any) -> str:

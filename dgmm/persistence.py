@@ -90,6 +90,7 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         "dtype": estimator._face_dtype,
         "arguments": {name: getattr(estimator, name) for name in _ARGUMENTS}
         | {
+            "init_params": _json_method(estimator.init_params),
             "random_state": _json_seed(estimator.random_state),
             "dtype": None if estimator.dtype is None else np.dtype(estimator.dtype).name,
         }
@@ -168,6 +169,11 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
 
 def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _json_method(init_params: Any) -> str:
+    # A model file holds no code: where a function made the starts, the default comes back.
+    return init_params if isinstance(init_params, str) else "kmeans"
 
 
 def _json_seed(random_state: Any) -> int | None:

@@ -173,7 +173,7 @@ class ProfilePass:
 
     def evaluate(self, rows: Rows, workspace: None) -> Profile:
         profile: Profile | None = None
-        sample = self._sample(rows)
+        sample = self.sample_of(rows)
         empty = Sample(sample.rows[:0], sample.keys[:0], sample.x[:0], sample.size)
         for x, first_row in _float64_tiles(rows):
             one = self._moments(x, first_row, empty)
@@ -187,7 +187,7 @@ class ProfilePass:
     def _moments(self, x: Array, first_row: int, sample: Sample) -> Profile:
         mean = x.mean(axis=0)
         if not np.all(np.isfinite(mean)):
-            _refuse_non_finite(x, first_row)
+            refuse_non_finite(x, first_row)
         centred = x - mean
         # A sum of far values is short of digits that the sum of what is left over still has.
         correction = centred.mean(axis=0)
@@ -202,9 +202,11 @@ class ProfilePass:
             )
         return Profile(len(x), float(len(x)), mean, scatter, x.min(axis=0), x.max(axis=0), sample)
 
-    def _sample(self, rows: Rows) -> Sample:
+    def sample_of(self, rows: Rows, eligible: Array | None = None) -> Sample:
+        """The sample of some rows, or of those among them that are eligible."""
         keys = hash_rows(self.seed, rows.first_row, rows.n_rows)
-        keep = np.flatnonzero(keys <= self._threshold)
+        low = keys <= self._threshold
+        keep = np.flatnonzero(low if eligible is None else low & eligible)
         keep = keep[_smallest(keys[keep], self.sample_size)]
         x = np.array(rows.x[keep])
         return Sample(keep + rows.first_row, keys[keep], x, self.sample_size)
@@ -224,7 +226,7 @@ def _float64_tiles(rows: Rows) -> Iterator[tuple[Array, int]]:
         yield np.asarray(tile, dtype=np.float64), rows.first_row + start
 
 
-def _refuse_non_finite(x: Array, first_row: int) -> None:
+def refuse_non_finite(x: Array, first_row: int) -> None:
     bad = np.argwhere(~np.isfinite(x))
     if not len(bad):
         raise InvalidDataError(

@@ -43,7 +43,8 @@ class RestartRecord:
 
     Parameters
     ----------
-    status : {"converged", "max_iter", "retired"}
+    status : {"converged", "max_iter", "retired", "halved"}
+        ``retired`` collapsed; ``halved`` was given up as hopeless (``halve_after``).
     n_iter : int
     lower_bound : float
         Per row, in nats; −inf if no iteration was done. With priors, the log posterior.
@@ -52,7 +53,7 @@ class RestartRecord:
     kernel : str
         The safest kernel it needed: ``float32``, ``float64`` or ``centred``.
     reason : str
-        Why it was retired, empty otherwise.
+        Why it was retired or halved, empty otherwise.
     log_likelihood : float
         Per row, in nats, without priors: of the same mixture as ``lower_bound``.
     """

@@ -10,16 +10,19 @@ import click
 
 from dgmm.cli.engines import open_engine
 from dgmm.cli.opening import open_rows
-from dgmm.cli.options import Talk, check_out, data_options, engine_options, talk_options
+from dgmm.cli.options import (
+    ESTIMATOR_ARGUMENTS,
+    Talk,
+    data_options,
+    engine_options,
+    estimator_options,
+    out_path,
+    talk_options,
+)
 from dgmm.cli.output import print_json, print_line
 from dgmm.cli.progress import follow
 
 __all__ = ["fit"]
-
-
-def _out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    del ctx, param
-    return None if value is None else check_out(value)
 
 
 @click.command()
@@ -31,43 +34,18 @@ def _out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path
     show_default=True,
     help="full, diag, spherical, tied (tied_full), tied_diag or tied_spherical.",
 )
-@click.option(
-    "--n-init", type=click.IntRange(min=1), default=1, show_default=True, help="Restarts."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--tol",
-    type=click.FloatRange(min=0),
-    default=1e-3,
-    show_default=True,
-    help="Stop when the lower bound per row changes by less.",
-)
-@click.option(
-    "--reg-covar",
-    type=click.FloatRange(min=0),
-    default=1e-6,
-    show_default=True,
-    help="Added to the diagonal of covariances.",
-)
-@click.option("--max-iter", type=click.IntRange(min=0), default=100, show_default=True)
-@click.option(
-    "--init-params",
-    default="kmeans",
-    show_default=True,
-    help="kmeans, k-means++, random or random_from_data.",
-)
-@click.option("--dtype", help="float32 or float64; by default that of the data.")
+@estimator_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    callback=_out,
+    callback=out_path,
     help="The model file to write.",
 )
 @click.option(
     "--report",
     type=click.Path(path_type=Path),
-    callback=_out,
+    callback=out_path,
     help='An HTML page about the fit to write; needs pip install "dgmm[report]".',
 )
 @data_options
@@ -125,17 +103,6 @@ def _fit(talk: Talk, options: dict[str, Any]) -> tuple[Any, Any]:
 def _estimator(engine: Any, options: dict[str, Any]) -> Any:
     from dgmm.estimator import GaussianMixture
 
-    names = (
-        "n_components",
-        "covariance_type",
-        "tol",
-        "reg_covar",
-        "max_iter",
-        "n_init",
-        "init_params",
-        "device",
-        "dtype",
-        "memory_limit",
-    )
+    names = ("n_components", "covariance_type", *ESTIMATOR_ARGUMENTS)
     given = {name: options[name] for name in names}
     return GaussianMixture(**given, random_state=options["seed"], engine=engine)

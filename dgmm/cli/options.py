@@ -13,11 +13,14 @@ from dgmm.errors import InvalidParameterError
 from dgmm.sizes import parse_bytes
 
 __all__ = [
+    "ESTIMATOR_ARGUMENTS",
     "Talk",
     "check_out",
     "check_parent",
     "data_options",
     "engine_options",
+    "estimator_options",
+    "out_path",
     "size",
     "talk_options",
 ]
@@ -97,6 +100,59 @@ def engine_options(command: F) -> F:
     )
 
 
+# What becomes of the estimator's options: arguments of the same names (--seed has its own).
+ESTIMATOR_ARGUMENTS = (
+    "tol",
+    "reg_covar",
+    "max_iter",
+    "n_init",
+    "halve_after",
+    "init_params",
+    "device",
+    "dtype",
+    "memory_limit",
+)
+
+
+def estimator_options(command: F) -> F:
+    """How EM starts and stops."""
+    return _with(
+        command,
+        click.option(
+            "--n-init", type=click.IntRange(min=1), default=1, show_default=True, help="Restarts."
+        ),
+        click.option(
+            "--halve-after",
+            type=click.IntRange(min=1),
+            help="Iterations after which the worse half of the restarts leaves, then half again "
+            "after twice as many, and so on. By default all run to the end.",
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option(
+            "--tol",
+            type=click.FloatRange(min=0),
+            default=1e-3,
+            show_default=True,
+            help="Stop when the lower bound per row changes by less.",
+        ),
+        click.option(
+            "--reg-covar",
+            type=click.FloatRange(min=0),
+            default=1e-6,
+            show_default=True,
+            help="Added to the diagonal of covariances.",
+        ),
+        click.option("--max-iter", type=click.IntRange(min=0), default=100, show_default=True),
+        click.option(
+            "--init-params",
+            default="kmeans",
+            show_default=True,
+            help="kmeans, k-means++, k-means||, random, random_from_data (points) or maxdist.",
+        ),
+        click.option("--dtype", help="float32 or float64; by default that of the data."),
+    )
+
+
 def talk_options(command: F) -> F:
     """How much is said."""
     return _with(
@@ -119,6 +175,12 @@ def check_out(path: Path) -> Path:
     if path.is_dir():
         raise click.BadParameter(f"{path} is a directory; name a file in it")
     return path
+
+
+def out_path(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A callback of click: :func:`check_out`, where a file is named."""
+    del ctx, param
+    return None if value is None else check_out(value)
 
 
 def _flag(field: str, *names: str, help: str) -> Callable[[F], F]:  # noqa: A002 (click's name)

@@ -17,9 +17,9 @@ from dgmm.data.dataset import Dataset, Rows
 __all__ = ["CONSUMER_BYTES", "BlockTask", "Counters", "Engine", "Mergeable", "Reduced", "Session"]
 
 
-# What the consumer of a stream holds, if it does not say: a chunk of 16 MiB that it collects and
-# two copies on the way through a codec.
-CONSUMER_BYTES = 48 * 2**20
+# What the consumer of a stream holds, if it does not say: a chunk of 16 MiB that it collects, its
+# copy on the way through a codec, and what the store takes to write it.
+CONSUMER_BYTES = 36 * 2**20
 
 
 class Mergeable(Protocol):

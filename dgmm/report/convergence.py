@@ -15,7 +15,13 @@ from dgmm.report.wording import decimal
 
 __all__ = ["Convergence", "RestartRow", "convergence_of", "restart_rows"]
 
-_STATUS = {"converged": "converged", "max_iter": "stopped at max_iter", "retired": "retired"}
+_STATUS = {
+    "converged": "converged",
+    "max_iter": "stopped at max_iter",
+    "retired": "retired",
+    "halved": "retired as hopeless",
+}
+_OUT = ("retired", "halved")
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def convergence_of(model: Any, record: FitRecord | None) -> Convergence | None:
         ),
         _iterations(kept),
         len(record.restarts),
-        any(one.status == "retired" for one in record.restarts),
+        any(one.status in _OUT for one in record.restarts),
     )
 
 
@@ -98,13 +104,13 @@ def _chosen(model: Any, restarts: Sequence[RestartRecord]) -> int | None:
     matches = (
         i
         for i, one in enumerate(restarts)
-        if one.status != "retired" and float(one.lower_bound) == bound
+        if one.status not in _OUT and float(one.lower_bound) == bound
     )
     return next(matches, None)
 
 
 def _role(restart: RestartRecord, *, is_chosen: bool) -> str:
-    if restart.status == "retired":
+    if restart.status in _OUT:
         return "retired"
     return "chosen" if is_chosen else "other"
 

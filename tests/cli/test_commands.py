@@ -55,6 +55,7 @@ def test_fit_prints_one_json_line(dgmm, rows, stub, tmp_path) -> None:
 def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
     run = dgmm(
         "fit", rows, "-k", 3, "--covariance-type", "diag", "--n-init", 4, "--seed", 7,
+        "--halve-after", 5,
         "--tol", 0, "--reg-covar", 0, "--max-iter", 9, "--init-params", "random", "--dtype",
         "float32", "--device", "cpu", "--memory-limit", "512MiB", "--n-threads", 2,
         "--out", tmp_path / "m",
@@ -66,6 +67,7 @@ def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
         "n_components": 3,
         "covariance_type": "diag",
         "n_init": 4,
+        "halve_after": 5,
         "random_state": 7,
         "tol": 0.0,
         "reg_covar": 0.0,
@@ -172,7 +174,7 @@ def test_debug_shows_the_traceback_first(dgmm, rows, stub, tmp_path) -> None:
 def test_sigterm_ends_as_ctrl_c_does(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(
-        "dgmm.cli.fit.check_out", lambda path: os.kill(os.getpid(), signal.SIGTERM) or path
+        "dgmm.cli.options.check_out", lambda path: os.kill(os.getpid(), signal.SIGTERM) or path
     )
     run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
     assert run.code == 75
@@ -240,7 +242,7 @@ def test_warnings_are_lines(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
         warnings.warn("at s3://key:secret@bucket/x?token=1", UserWarning, stacklevel=1)
         return path
 
-    monkeypatch.setattr("dgmm.cli.fit.check_out", warn)
+    monkeypatch.setattr("dgmm.cli.options.check_out", warn)
     run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
     assert run.err == "dgmm: warning: at s3://bucket/x\n"
 

@@ -163,10 +163,11 @@ class OfItsOwnError(Exception):
     """As file systems raise: not an OSError."""
 
 
+@pytest.mark.parametrize("failing", ["zarr.json", "c/1/0", "c/3/0"])
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), OfItsOwnError("Unable to locate credentials")]
 )
-def test_a_store_that_fails_is_unavailable(tmp_path, monkeypatch, error):
+def test_a_store_that_fails_is_unavailable(tmp_path, monkeypatch, error, failing):
     original = zarr.storage.LocalStore.set
 
     async def set_(self, key, *args, **kwargs):
@@ -175,12 +176,11 @@ def test_a_store_that_fails_is_unavailable(tmp_path, monkeypatch, error):
         return await original(self, key, *args, **kwargs)
 
     monkeypatch.setattr(zarr.storage.LocalStore, "set", set_)
-    for failing in ("zarr.json", "c/1/0", "c/3/0"):
-        message = f"cannot write to {tmp_path}/x: .*{error.args[-1]}"
-        with pytest.raises(StoreUnavailableError, match=message) as caught:
-            fill(tmp_path / "x", rows=10)
-        assert caught.value.__cause__ is error
-        assert not (tmp_path / "x/zarr.json").exists()
+    message = f"cannot write to {tmp_path}/x: .*{error.args[-1]}"
+    with pytest.raises(StoreUnavailableError, match=message) as caught:
+        fill(tmp_path / "x", rows=10)
+    assert caught.value.__cause__ is error
+    assert not (tmp_path / "x/zarr.json").exists()
 
 
 def test_a_place_that_cannot_be_is_not_unavailable(tmp_path):

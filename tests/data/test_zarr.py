@@ -1,8 +1,7 @@
-"""Zarr arrays: formats, shards, missing and damaged chunks, memory."""
+"""Zarr arrays: formats, chunks and shards, bad arrays, memory."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,34 +13,16 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from dgmm.data.opening import open_dataset
 from dgmm.data.zarr_layout import layout_of
 from dgmm.errors import (
-    DamagedBlockError,
     InvalidDataError,
     InvalidDtypeError,
-    MissingChunkError,
     SourceError,
 )
 from dgmm.testing.sources import SourceSuite, read_all, travelled
-
-CHECKED = {"compressors": (Crc32cCodec(),)}
-
-
-def write(place, values, **options):
-    options.setdefault("chunks", (20, 5))
-    array = zarr.create_array(
-        place,
-        shape=values.shape,
-        dtype=values.dtype,
-        overwrite=True,
-        config={"write_empty_chunks": True},
-        **options,
-    )
-    array[:] = values
-    return array
+from tests.data.zarr_arrays import CHECKED, write
 
 
 class TestZarr(SourceSuite):
@@ -168,149 +149,6 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
     dataset = open_dataset("x")
     monkeypatch.chdir("/")
     assert read_all(dataset).sum() == 50
-
-
-class TestMissing:
-    """A chunk that was never written is an error, never the fill value."""
-
-    values = np.random.default_rng(0).normal(size=(100, 4))
-
-    def check(self, source, block_bytes, message, good_blocks=()):
-        dataset = open_dataset(source, block_bytes=block_bytes)
-        for index in good_blocks:
-            dataset.blocks[index].read()
-        with pytest.raises(MissingChunkError, match=message):
-            read_all(dataset)
-        filled = open_dataset(source, block_bytes=block_bytes, on_missing_chunk="fill")
-        assert (read_all(filled) == 0).any()
-
-    @pytest.mark.parametrize("version", [2, 3])
-    def test_chunk(self, tmp_path, version):
-        write(tmp_path / "x", self.values, chunks=(10, 2), zarr_format=version)
-        key = {2: "3.1", 3: "c/3/1"}[version]
-        os.remove(tmp_path / "x" / key)
-        self.check(tmp_path / "x", 640, f"x: chunk {key} of block rows 20 to 39 was never", [0, 2])
-
-    def test_given_array(self):
-        store = zarr.storage.MemoryStore()
-        array = zarr.create_array(store, shape=(100, 4), chunks=(10, 4), dtype="f8")
-        array[:70] = self.values[:70]
-        self.check(array, 320, "chunk c/7/0 of block rows 70 to 79", [0, 6, 5])
-
-    def test_shard(self, tmp_path):
-        write(tmp_path / "x", self.values, chunks=(10, 4), shards=(50, 4))
-        os.remove(tmp_path / "x" / "c/1/0")
-        self.check(tmp_path / "x", 320, "chunk c/1/0 of block rows 50 to 59", [0, 4])
-        self.check(tmp_path / "x", 10**6, "chunk c/1/0 of block rows 0 to 99")
-
-    @pytest.mark.parametrize("block_bytes", [320, 1600, 10**6])
-    @pytest.mark.parametrize("place", ["start", "end"])
-    def test_chunk_in_a_shard(self, tmp_path, block_bytes, place):
-        array = zarr.create_array(
-            tmp_path / "x",
-            shape=(95, 4),
-            dtype="f8",
-            chunks=(10, 4),
-            shards={"shape": (50, 4), "index_location": place},
-        )
-        array[:60] = self.values[:60]
-        array[70:] = self.values[70:95]
-        self.check(tmp_path / "x", block_bytes, r"chunk \(6, 0\) in shard c/1/0 of block rows")
-
-    def test_edge_shards_are_whole(self, tmp_path):
-        write(tmp_path / "x", self.values[:41], chunks=(10, 3), shards=(40, 6))
-        np.testing.assert_array_equal(read_all(open_dataset(tmp_path / "x")), self.values[:41])
-
-    def test_shards_that_cannot_be_checked(self, tmp_path):
-        inner = zarr.codecs.ShardingCodec(chunk_shape=(5, 4))
-        outer = zarr.codecs.ShardingCodec(chunk_shape=(10, 4), codecs=(inner,))
-        array = zarr.create(
-            store=tmp_path / "x", shape=(100, 4), chunks=(50, 4), dtype="f8", codecs=(outer,)
-        )
-        array[:] = self.values
-        with pytest.raises(SourceError, match="on_missing_chunk='fill'"):
-            open_dataset(tmp_path / "x")
-        filled = open_dataset(tmp_path / "x", on_missing_chunk="fill")
-        np.testing.assert_array_equal(read_all(filled), self.values)
-
-
-class TestDamaged:
-    """Damage that a codec can see names the array and the block."""
-
-    values = np.random.default_rng(0).normal(size=(100, 4))
-
-    def damage(self, path, change):
-        path.write_bytes(change(bytearray(path.read_bytes())))
-
-    def check(self, place):
-        dataset = open_dataset(place, block_bytes=640)
-        dataset.blocks[0].read()
-        with pytest.raises(DamagedBlockError, match="x: block rows 60 to 79 is damaged"):
-            dataset.blocks[3].read()
-
-    @staticmethod
-    def flip(data):
-        data[len(data) // 2] ^= 0x10
-        return data
-
-    @staticmethod
-    def garbage(data):
-        return np.random.default_rng(1).bytes(len(data))
-
-    @staticmethod
-    def truncate(data):
-        return data[: len(data) // 2]
-
-    @pytest.mark.parametrize("codec", [Crc32cCodec(), ZstdCodec(checksum=True)])
-    @pytest.mark.parametrize("change", ["flip", "garbage", "truncate"])
-    def test_checksum(self, tmp_path, codec, change):
-        write(tmp_path / "x", self.values, chunks=(20, 4), compressors=(codec,))
-        self.damage(tmp_path / "x/c/3/0", getattr(self, change))
-        self.check(tmp_path / "x")
-
-    @pytest.mark.parametrize("codec", [BloscCodec(), ZstdCodec(), None])
-    @pytest.mark.parametrize("change", ["garbage", "truncate"])
-    def test_no_checksum(self, tmp_path, codec, change):
-        if codec is None and change == "garbage":
-            pytest.skip("nothing can tell")
-        write(tmp_path / "x", self.values, chunks=(20, 4), compressors=codec)
-        self.damage(tmp_path / "x/c/3/0", getattr(self, change))
-        self.check(tmp_path / "x")
-
-    def test_version_2(self, tmp_path):
-        write(tmp_path / "x", self.values, chunks=(20, 4), zarr_format=2)
-        self.damage(tmp_path / "x/3.0", self.garbage)
-        self.check(tmp_path / "x")
-
-    @pytest.mark.parametrize("change", ["flip", "truncate"])
-    def test_shard(self, tmp_path, change):
-        write(tmp_path / "x", self.values, chunks=(10, 4), shards=(20, 4), **CHECKED)
-        self.damage(tmp_path / "x/c/3/0", getattr(self, change))
-        self.check(tmp_path / "x")
-
-    def test_the_table_of_a_shard(self, tmp_path):
-        write(tmp_path / "x", self.values, chunks=(10, 4), shards=(20, 4))
-
-        def blank(data):
-            # Damage that looks as if the chunks had never been written.
-            data[-36:-4] = b"\xff" * 32
-            return data
-
-        self.damage(tmp_path / "x/c/3/0", blank)
-        self.check(tmp_path / "x")
-
-    def test_a_store_that_fails_is_not_damage(self, tmp_path, monkeypatch):
-        write(tmp_path / "x", self.values, chunks=(20, 4))
-        block = open_dataset(tmp_path / "x").blocks[0]
-        block.read()
-
-        async def get(*args, **kwargs):
-            raise PermissionError("no right to read")
-
-        monkeypatch.setattr(zarr.storage.LocalStore, "get", get)
-        with pytest.raises(SourceError, match="cannot read block rows 0 to 99: no right") as caught:
-            block.read()
-        assert not isinstance(caught.value, DamagedBlockError)
 
 
 def test_group_lists_its_arrays(tmp_path):

@@ -288,7 +288,11 @@ def brittle() -> Iterator[Client]:
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         LocalCluster(
-            n_workers=1, processes=False, dashboard_address=None, host="127.0.0.1"
+            n_workers=1,
+            processes=False,
+            protocol="tcp",
+            dashboard_address=None,
+            host="127.0.0.1",
         ) as cluster,
         Client(cluster, set_as_default=False, timeout=1) as client,
     ):

@@ -15,7 +15,12 @@ from hypothesis.extra import numpy as arrays_of
 from safetensors.numpy import save_file
 
 from dgmm import storage
-from dgmm.errors import InvalidParameterError, ModelFileError, SourceError
+from dgmm.errors import (
+    InvalidParameterError,
+    ModelFileError,
+    SourceError,
+    StoreUnavailableError,
+)
 from dgmm.storage import looks_like_model, read_model, write_model
 
 TENSORS = {
@@ -146,7 +151,9 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(SourceError, match=r"cannot write .*model\.safetensors: No space left"):
+    with pytest.raises(
+        StoreUnavailableError, match=r"cannot write .*model\.safetensors: No space left"
+    ):
         write_model(path, {}, {})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]

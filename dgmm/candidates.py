@@ -1,0 +1,242 @@
+"""Many fits at once: all candidates of a selection, with all their restarts, share every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dgmm.data.dataset import Dataset
+from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
+from dgmm.engine.base import Session
+from dgmm.engine.blas import single_threaded_blas
+from dgmm.engine.choice import engine_for
+from dgmm.engine.memory import MemoryMeter
+from dgmm.errors import InvalidParameterError, SingularMixtureError
+from dgmm.expectation import BatchPass, plan_batch
+from dgmm.fitting import Emit, FitOutcome, first_level, plan_maximization, profile_task
+from dgmm.guard import Level, safe_level
+from dgmm.halving import halving_of
+from dgmm.holdout import BothSides, FittedSide, Split
+from dgmm.maximization import MaximizationOptions
+from dgmm.mixture import Mixture
+from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
+from dgmm.passes import run_members
+from dgmm.profile import Profile
+from dgmm.record import FitEvent
+from dgmm.starts import reserved_bytes, restart_seed, start_finders
+from dgmm.statistics import BatchStatistics, SufficientStatistics
+
+__all__ = ["Candidate", "fit_candidates"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate, fitted.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        As it was given: not fitted.
+    outcome : FitOutcome or None
+        None if all its restarts collapsed.
+    fitted : SufficientStatistics or None
+        Of the final mixture, on the rows that it was fitted to.
+    held : SufficientStatistics or None
+        On the rows held out, if there are such.
+    reason : str
+        Why there is no outcome.
+    """
+
+    estimator: Any
+    outcome: FitOutcome | None = None
+    fitted: SufficientStatistics | None = None
+    held: SufficientStatistics | None = None
+    reason: str = ""
+
+
+def fit_candidates(
+    estimators: Sequence[Any], dataset: Dataset, *, holdout: float | None, on_event: Emit
+) -> list[Candidate]:
+    """Fit every candidate, then evaluate all of them in one more pass.
+
+    Parameters
+    ----------
+    estimators : sequence of GaussianMixture
+        They differ in ``n_components`` and ``covariance_type`` alone.
+    dataset : Dataset
+    holdout : float or None
+        Share of the rows to hold out.
+    on_event : callable
+    """
+    meter = MemoryMeter()
+    parameters = [check_parameters(one) for one in estimators]
+    shared = parameters[0]
+    seeds = np.random.SeedSequence(seed_entropy(estimators[0].random_state))
+    task = profile_task(parameters, dataset, seeds)
+    engine = engine_for(estimators[0].engine, dataset)
+    opened = engine.session(
+        dataset,
+        memory_limit=shared.memory_limit,
+        reserved_bytes=reserved_bytes(parameters, task),
+    )
+    split = None if holdout is None else _split(dataset, seeds, holdout)
+    with meter, single_threaded_blas(), opened:
+        session: Session = opened if split is None else FittedSide(opened, split)
+        profile = session.run(task).total
+        _check_enough(profile, parameters)
+        on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
+        context = Context(session, frames_of(profile, dataset.dtype), profile, shared.device)
+        groups = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
+        outcomes = [
+            _outcome(group, profile, opened, engine, shared.device, meter) for group in groups
+        ]
+        return _evaluated(estimators, outcomes, context, opened, split)
+
+
+def _shared_options(
+    estimator: Any, parameters: FitParameters, dataset: Dataset
+) -> MaximizationOptions:
+    """What all M-steps hold to; what has the shape of one candidate cannot be shared."""
+    for name in ("weight_concentration_prior", "mean_prior", "covariance_prior", "fixed"):
+        if getattr(estimator, name) is not None:
+            raise InvalidParameterError(
+                f"{name} is not supported by select_model, whose candidates differ in their "
+                "components and families; fit them one by one with GaussianMixture"
+            )
+    return plan_maximization(estimator, parameters, dataset)
+
+
+def _split(dataset: Dataset, seeds: np.random.SeedSequence, share: float) -> Split:
+    own = np.random.SeedSequence(seeds.entropy, spawn_key=(3,))
+    rows = min(dataset.part_rows, dataset.n_rows)
+    copied = rows * dataset.n_features * dataset.dtype.itemsize
+    return Split(int(own.generate_state(1, np.uint64)[0]), share, copied)
+
+
+def _check_enough(profile: Profile, parameters: Sequence[FitParameters]) -> None:
+    most = max(one.n_components for one in parameters)
+    if profile.n_rows < most:
+        raise InvalidParameterError(
+            f"{profile.n_rows} rows are left to fit {most} components to; hold fewer rows out or "
+            "lower n_components"
+        )
+
+
+def _fitted_groups(
+    estimators: Sequence[Any],
+    parameters: Sequence[FitParameters],
+    context: Context,
+    dataset: Dataset,
+    seeds: np.random.SeedSequence,
+    on_event: Emit,
+) -> list[list[Chain]]:
+    """The chains of every candidate, run to their ends in one batch."""
+    shared, n_init = parameters[0], parameters[0].n_init
+    level = first_level(dataset.dtype, shared.dtype)
+    options = _shared_options(estimators[0], shared, dataset)
+    chains = _starts(estimators, parameters, context, level, seeds, options)
+    message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
+    on_event(FitEvent("initialize", active=len(chains), message=message))
+    for event in iterate(
+        context,
+        chains,
+        tol=shared.tol,
+        options=options,
+        max_iter=shared.max_iter,
+        halving=halving_of(shared.halve_after, [n_init] * len(parameters)),
+    ):
+        on_event(event)
+    iterations = max(len(chain.lower_bounds) for chain in chains)
+    on_event(FitEvent("done", iterations))
+    return [chains[i * n_init : (i + 1) * n_init] for i in range(len(parameters))]
+
+
+def _starts(
+    estimators: Sequence[Any],
+    parameters: Sequence[FitParameters],
+    context: Context,
+    level: Level,
+    seeds: np.random.SeedSequence,
+    options: MaximizationOptions,
+) -> list[Chain]:
+    n_init, n_features = parameters[0].n_init, len(context.profile.mean)
+    # A candidate starts where it would start alone.
+    own = [[restart_seed(seeds, restart) for restart in range(n_init)] for _ in parameters]
+    finders = start_finders(parameters, context, level, own, options)
+    chains: dict[tuple[int, int], Chain] = {}
+    # Families side by side, because they share the assignment of the sample.
+    for restart in range(n_init):
+        for i, (estimator, one) in enumerate(zip(estimators, parameters, strict=True)):
+            start = start_from(estimator, one, n_features, finders[i][restart])
+            name = f"{one.family.name}, {one.n_components} components, restart {restart}"
+            chains[i, restart] = Chain(start, level, name=name)
+    return [chains[key] for key in sorted(chains)]
+
+
+def _outcome(
+    group: list[Chain],
+    profile: Profile,
+    session: Session,
+    engine: Any,
+    device: str,
+    meter: MemoryMeter,
+) -> FitOutcome | str:
+    """How a candidate went, or why it has no winner."""
+    try:
+        winner = best_chain(group)
+    except SingularMixtureError:
+        return "; ".join(dict.fromkeys(chain.reason for chain in group))
+    return FitOutcome(winner, tuple(group), profile, session, engine, device, meter.peak())
+
+
+def _evaluated(
+    estimators: Sequence[Any],
+    outcomes: Sequence[FitOutcome | str],
+    context: Context,
+    session: Session,
+    split: Split | None,
+) -> list[Candidate]:
+    live = [one for one in outcomes if isinstance(one, FitOutcome)]
+    if not live:
+        reasons = "; ".join(str(one) for one in outcomes)
+        raise SingularMixtureError(f"every restart of every candidate collapsed: {reasons}")
+    mixtures = [one.chain.mixture for one in live]
+    levels = [
+        safe_level(mixture, context.frames, one.chain.level)
+        for mixture, one in zip(mixtures, live, strict=True)
+    ]
+    found = iter(_final(context, session, split, mixtures, levels))
+    return [
+        Candidate(estimator, one, *next(found))
+        if isinstance(one, FitOutcome)
+        else Candidate(estimator, reason=one)
+        for estimator, one in zip(estimators, outcomes, strict=True)
+    ]
+
+
+def _final(
+    context: Context,
+    session: Session,
+    split: Split | None,
+    mixtures: list[Mixture],
+    levels: list[Level],
+) -> list[tuple[SufficientStatistics, SufficientStatistics | None]]:
+    """Statistics on the fitted rows and on those held out, in one pass."""
+    if split is None:
+        return [(one, None) for one in evaluate(context, mixtures, levels)[0]]
+    # With the quadratic term of tied families: the scatter of the rows held out is not known.
+    task = BatchPass(plan_batch(mixtures, levels, context.frames), device=context.device)
+    members = run_members(BothSides(session, split), task)
+    nothing = [None] * len(mixtures)
+    sides = [
+        task.finish(BatchStatistics(tuple(one)), mixtures, nothing).members
+        for one in ([m.fitted for m in members], [m.held for m in members])
+    ]
+    if sides[1][0].n_rows == 0:
+        raise InvalidParameterError(
+            f"no row of {session.dataset.n_rows} is held out with holdout={split.share}; raise it"
+        )
+    return list(zip(*sides, strict=True))

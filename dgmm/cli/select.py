@@ -1,0 +1,166 @@
+"""``dgmm select``: rows in, the best of many mixtures out, a table, and the JSON line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dgmm.cli.engines import open_engine
+from dgmm.cli.opening import open_rows
+from dgmm.cli.options import (
+    ESTIMATOR_ARGUMENTS,
+    Talk,
+    data_options,
+    engine_options,
+    estimator_options,
+    out_path,
+    talk_options,
+)
+from dgmm.cli.output import print_json, print_line
+from dgmm.cli.progress import follow
+
+if TYPE_CHECKING:
+    from dgmm.selection import Selection
+
+__all__ = ["component_counts", "select"]
+
+_CRITERIA = ["bic", "aic", "icl", "heldout"]
+
+# A log has no width of its own.
+_LOG_WIDTH = 120
+
+
+def component_counts(text: str) -> list[int]:
+    """Numbers of components, as ``1:10`` (both ends included), ``2,4,8`` or ``3``."""
+    counts: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition(":")
+            counts.extend(range(int(first), int(last or first) + 1))
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise click.BadParameter(f"{text!r} is not like 1:10, 2,4,8 or 3, of positive integers")
+    return counts
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "-k",
+    "--n-components",
+    type=component_counts,
+    metavar="COUNTS",
+    default="1:10",
+    show_default=True,
+    help="Numbers of components to try: 1:10 (both ends included), 2,4,8 or both.",
+)
+@click.option(
+    "--covariance-type",
+    "covariance_types",
+    multiple=True,
+    default=["full"],
+    show_default=True,
+    help="A family to try; give it once for each.",
+)
+@click.option("--criterion", type=click.Choice(_CRITERIA), default="bic", show_default=True)
+@click.option(
+    "--holdout",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of the rows to score on, with --criterion heldout.",
+)
+@estimator_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=out_path,
+    help="The model file to write the best to.",
+)
+@data_options
+@engine_options
+@talk_options
+@click.pass_obj
+def select(talk: Talk, /, **options: Any) -> None:
+    """Fit mixtures of several sizes and families to DATA and write the best to a model file.
+
+    All of them share every pass over DATA, which is what "dgmm fit" takes. A table of them goes
+    to standard error; the last line on standard output is one JSON object.
+    """
+    started = time.perf_counter()
+    found = _select(talk, options)
+    model, best = found.best_, found.best_row
+    model.save(options["out"])
+    if not talk.quiet:
+        _print_table(found)
+        for note in model.record_.notes:
+            print_line(f"note: {note}")
+    print_json(
+        {
+            "model": str(options["out"]),
+            "criterion": found.criterion,
+            "covariance_type": best.covariance_type,
+            "n_components": best.n_components,
+            "rows": model.record_.rows,
+            "iterations": best.n_iter,
+            "passes": model.record_.passes,
+            "converged": best.converged,
+            "log_likelihood": best.log_likelihood,
+            **{name: getattr(best, name) for name in _CRITERIA},
+            "candidates": found.table.to_dicts(),
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory": model.record_.peak_memory,
+        }
+    )
+
+
+def _select(talk: Talk, options: dict[str, Any]) -> Selection:
+    from dgmm.estimator import GaussianMixture
+    from dgmm.selection import run_selection
+
+    dataset = open_rows(options)
+    where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
+    with open_engine(**where) as engine:
+        given = {name: options[name] for name in ESTIMATOR_ARGUMENTS}
+        template = GaussianMixture(**given, random_state=options["seed"], engine=engine)
+        names = ("n_components", "covariance_types", "criterion", "holdout")
+        with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
+            template._on_event = on_event
+            return run_selection(template, dataset, **{name: options[name] for name in names})
+
+
+def _print_table(found: Selection) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    criteria = [name for name in _CRITERIA if name != "heldout" or name == found.criterion]
+    table = Table(title=f"by {found.criterion}; * marks the best")
+    for name in (
+        "",
+        "family",
+        "components",
+        "parameters",
+        "log-likelihood",
+        *criteria,
+        "iterations",
+    ):
+        table.add_column(name, justify="left" if name == "family" else "right")
+    for row in found.table:
+        mark = "*" if row is found.best_row else ""
+        iterations = f"{row.n_iter}" if row.converged else f"{row.n_iter} (not converged)"
+        numbers = [row.log_likelihood, *(getattr(row, name) for name in criteria)]
+        cells = [row.covariance_type, str(row.n_components), str(row.n_parameters)]
+        table.add_row(
+            mark,
+            *cells,
+            *(f"{value:.6g}" for value in numbers),
+            "collapsed" if row.reason else iterations,
+        )
+    width = None if sys.stderr.isatty() else _LOG_WIDTH
+    Console(file=sys.stderr, width=width).print(table)

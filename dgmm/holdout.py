@@ -1,0 +1,223 @@
+"""Fitting on some rows and scoring on the others, within the same passes.
+
+A row's side follows from a hash of (seed, row), so that it is the same in every pass, on every
+engine and for every layout of the storage, and nothing has to be stored or shuffled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from dgmm.data.dataset import Dataset, Rows
+from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Reduced, Session
+from dgmm.expectation import BatchPass
+from dgmm.profile import Profile, ProfilePass, Sample, hash_rows, refuse_non_finite
+from dgmm.statistics import BatchStatistics, SufficientStatistics
+
+__all__ = ["BothSides", "FittedSide", "Split"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows are held out.
+
+    Parameters
+    ----------
+    seed : int
+    share : float
+        Expected share of the rows that are held out, in (0, 1).
+    copy_bytes : int, default=0
+        Of the rows in a part, which are copied to choose among them.
+    """
+
+    seed: int
+    share: float
+    copy_bytes: int = 0
+
+    def held(self, rows: Rows) -> Array:
+        """True for the rows that are held out: shape (n_rows,)."""
+        bound = np.uint64(min(int(self.share * 2.0**64), 2**64 - 1))
+        return np.asarray(hash_rows(self.seed, rows.first_row, rows.n_rows) < bound)
+
+
+def _chosen(rows: Rows, mask: Array) -> Rows:
+    """Some rows. They are not consecutive: their positions are those of the first alone."""
+
+    def cut(values: Any) -> Any:
+        return None if values is None else values[mask]
+
+    return replace(rows, x=rows.x[mask], weight=cut(rows.weight), labels=cut(rows.labels))
+
+
+@dataclass(frozen=True)
+class _OnFitted:
+    """A task on the rows that are not held out."""
+
+    task: BlockTask[Any]
+    split: Split
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.task.workspace_bytes + self.split.copy_bytes
+
+    @property
+    def result_bytes(self) -> int:
+        return self.task.result_bytes
+
+    def workspace(self) -> Any:
+        return self.task.workspace()
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Any:
+        return self.task.evaluate(_chosen(rows, ~self.split.held(rows)), workspace)
+
+
+@dataclass(frozen=True)
+class _WithoutHeld(_OnFitted):
+    """A task on all rows, those held out with weight zero: it works with their positions."""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Any:
+        weight = (~self.split.held(rows)).astype(np.float64)
+        if rows.weight is not None:
+            weight *= np.asarray(rows.weight)
+        return self.task.evaluate(replace(rows, weight=weight), workspace)
+
+
+@dataclass(frozen=True)
+class _ProfileOfFitted(_OnFitted):
+    """The profile of the rows that are not held out; bad rows of either side are refused."""
+
+    task: ProfilePass
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Profile:
+        held = self.split.held(rows)
+        x = np.asarray(rows.x)
+        if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
+            refuse_non_finite(x, rows.first_row)
+        kept = _chosen(rows, ~held)
+        # The threshold of the sample follows from the number of rows that it is drawn from.
+        n_fitted = int(self.task.n_rows * (1.0 - self.split.share))
+        sample = replace(self.task, n_rows=n_fitted).sample_of(rows, ~held)
+        if kept.n_rows == 0:
+            return _empty_profile(self.task, sample)
+        return replace(self.task.evaluate(kept, workspace), sample=sample)
+
+
+def _empty_profile(task: ProfilePass, sample: Sample) -> Profile:
+    d = task.n_features
+    scatter = np.zeros((d, d) if task.dense else d)
+    return Profile(0, 0.0, np.zeros(d), scatter, np.full(d, np.inf), np.full(d, -np.inf), sample)
+
+
+@dataclass(frozen=True)
+class Sided:
+    """Statistics of one mixture on either side (a monoid)."""
+
+    fitted: SufficientStatistics
+    held: SufficientStatistics
+
+    def merge(self, other: Sided) -> Sided:
+        """Statistics of both sets of rows, side by side."""
+        return Sided(self.fitted.merge(other.fitted), self.held.merge(other.held))
+
+
+@dataclass(frozen=True)
+class SidedBatch:
+    """One :class:`Sided` for each mixture of a batch (a monoid)."""
+
+    members: tuple[Sided, ...]
+
+    def merge(self, other: SidedBatch) -> SidedBatch:
+        """Statistics of both sets of rows, mixture by mixture."""
+        pairs = zip(self.members, other.members, strict=True)
+        return SidedBatch(tuple(mine.merge(theirs) for mine, theirs in pairs))
+
+
+@dataclass(frozen=True)
+class _OnBoth(_OnFitted):
+    """Statistics of a batch of mixtures on either side."""
+
+    @property
+    def result_bytes(self) -> int:
+        return 2 * self.task.result_bytes
+
+    def evaluate(self, rows: Rows, workspace: Any) -> SidedBatch:
+        held = self.split.held(rows)
+        fitted: BatchStatistics = self.task.evaluate(_chosen(rows, ~held), workspace)
+        others: BatchStatistics = self.task.evaluate(_chosen(rows, held), workspace)
+        pairs = zip(fitted.members, others.members, strict=True)
+        return SidedBatch(tuple(Sided(mine, theirs) for mine, theirs in pairs))
+
+
+class _Sides:
+    """A session whose tasks see the rows by sides; see :class:`dgmm.engine.base.Session`."""
+
+    def __init__(self, session: Session, split: Split) -> None:
+        self._session, self._split = session, split
+
+    @property
+    def dataset(self) -> Dataset:
+        return self._session.dataset
+
+    @dataset.setter
+    def dataset(self, value: Dataset) -> None:
+        self._session.dataset = value
+
+    @property
+    def counters(self) -> Counters:
+        return self._session.counters
+
+    @counters.setter
+    def counters(self, value: Counters) -> None:
+        self._session.counters = value
+
+    def _wrapped(self, task: Any) -> Any:
+        raise NotImplementedError
+
+    def run(
+        self, task: BlockTask[Any], *, blocks: Sequence[int] | None = None, keep: str | None = None
+    ) -> Reduced[Any]:
+        """Evaluate a task on the rows of the side."""
+        return self._session.run(self._wrapped(task), blocks=blocks, keep=keep)
+
+    def stream(
+        self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
+    ) -> Iterator[tuple[int, Any]]:
+        """Values of the rows of the side."""
+        return self._session.stream(self._wrapped(task), consumer_bytes=consumer_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # The session belongs to whoever opened it.
+        return None
+
+
+class FittedSide(_Sides):
+    """A session that shows the rows which are not held out, and no others."""
+
+    def _wrapped(self, task: Any) -> Any:
+        if isinstance(task, ProfilePass):
+            return _ProfileOfFitted(task, self._split)
+        if isinstance(task, BatchPass):
+            return _OnFitted(task, self._split)
+        return _WithoutHeld(task, self._split)
+
+
+class BothSides(_Sides):
+    """A session whose batches of mixtures give statistics of either side, in one pass."""
+
+    def _wrapped(self, task: Any) -> Any:
+        return _OnBoth(task, self._split)

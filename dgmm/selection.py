@@ -1,0 +1,360 @@
+"""Choosing the number of components and the covariance family, in the passes of one fit."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from typing import Any, overload
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from dgmm.candidates import Candidate, fit_candidates
+from dgmm.covariance import family_of
+from dgmm.errors import InvalidParameterError, MissingDependencyError
+from dgmm.estimator import GaussianMixture
+from dgmm.fitting import open_rows
+
+__all__ = [
+    "CRITERIA",
+    "Selection",
+    "SelectionRow",
+    "SelectionTable",
+    "run_selection",
+    "select_model",
+]
+
+CRITERIA = {"bic": -1.0, "aic": -1.0, "icl": -1.0, "heldout": 1.0}
+"""The criteria, with 1 where higher is better and −1 where lower is."""
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    """A candidate and what the criteria say of it.
+
+    Parameters
+    ----------
+    covariance_type : str
+    n_components : int
+    n_parameters : int
+        Free parameters.
+    log_likelihood : float
+        Per row that was fitted to, in nats.
+    bic, aic, icl : float
+        On the rows that were fitted to; lower is better.
+    heldout : float
+        Log-likelihood per row held out, in nats; higher is better. NaN if none were.
+    converged : bool
+    n_iter : int
+    reason : str
+        Why there are no numbers (NaN): all restarts collapsed.
+    """
+
+    covariance_type: str
+    n_components: int
+    n_parameters: int
+    log_likelihood: float
+    bic: float
+    aic: float
+    icl: float
+    heldout: float
+    converged: bool
+    n_iter: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SelectionTable(Sequence[SelectionRow]):
+    """All candidates, by family and number of components."""
+
+    rows: tuple[SelectionRow, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> SelectionRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SelectionRow]: ...
+    def __getitem__(self, index: int | slice) -> SelectionRow | Sequence[SelectionRow]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[SelectionRow]:
+        return iter(self.rows)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A dictionary for each candidate."""
+        return [asdict(row) for row in self.rows]
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each candidate.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingDependencyError(
+                "to_pandas() needs pandas, which is not installed: pip install pandas"
+            ) from error
+        return pd.DataFrame(self.to_dicts())
+
+    def _repr_html_(self) -> str:
+        names = [field.name for field in fields(SelectionRow)]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_cell(getattr(row, name))}</td>" for name in names) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    return escape(f"{value:.6g}" if isinstance(value, float) else str(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What :func:`select_model` found.
+
+    Attributes
+    ----------
+    best_ : GaussianMixture
+        The best candidate, fitted. Its ``record_`` counts the passes of the whole selection.
+    table : SelectionTable
+        All candidates: a sequence of :class:`SelectionRow`, with ``to_pandas()``.
+    criterion : str
+        What the candidates were compared by.
+    """
+
+    best_: GaussianMixture
+    table: SelectionTable
+    criterion: str
+
+    @property
+    def best_row(self) -> SelectionRow:
+        """The row of the best candidate."""
+        return self.table[_best(self.table.rows, self.criterion)]
+
+    def plot(self, ax: Any = None) -> Any:
+        """The criterion against the number of components, a line for each family.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        MissingDependencyError
+            If matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot as plt
+        except ImportError as error:
+            raise MissingDependencyError(
+                'plot() needs matplotlib, which is not installed: pip install "dgmm[plot]"'
+            ) from error
+        axes = plt.subplots(layout="constrained")[1] if ax is None else ax
+        for family in dict.fromkeys(row.covariance_type for row in self.table):
+            rows = [row for row in self.table if row.covariance_type == family]
+            values = [getattr(row, self.criterion) for row in rows]
+            axes.plot([row.n_components for row in rows], values, marker="o", label=family)
+        best = self.best_row
+        value = getattr(best, self.criterion)
+        axes.plot(best.n_components, value, "o", ms=14, mfc="none", mec="black", label="best")
+        better = "higher" if CRITERIA[self.criterion] > 0 else "lower"
+        axes.set(xlabel="components", ylabel=f"{self.criterion} ({better} is better)")
+        axes.legend()
+        return axes
+
+    def _repr_html_(self) -> str:
+        best = self.best_row
+        text = f"{best.covariance_type}, {best.n_components} components by {self.criterion}"
+        return f"<p>Best: {escape(text)}</p>{self.table._repr_html_()}"
+
+
+def select_model(
+    X: Any,
+    n_components: int | Iterable[int] = range(1, 11),
+    *,
+    covariance_types: str | Iterable[str] = ("full",),
+    criterion: str = "bic",
+    holdout: float = 0.2,
+    n_init: int = 1,
+    random_state: Any = None,
+    **options: Any,
+) -> Selection:
+    """Fit every number of components and family, and keep the best by a criterion.
+
+    All candidates and their restarts are evaluated in the same passes: the rows are read once to
+    profile them, once for each iteration of the slowest candidate and once for the criteria. Only
+    where the memory limit is too small for all of them does an iteration take several reads.
+
+    Parameters
+    ----------
+    X : array-like, Dask array, Zarr array, path or URL, or Dataset
+        Shape (n_rows, n_features).
+    n_components : int or iterable of int, default=range(1, 11)
+    covariance_types : str or iterable of str, default=("full",)
+    criterion : {"bic", "aic", "icl", "heldout"}, default="bic"
+        ``"bic"`` is −2 log L + p log n (Schwarz 1978), ``"aic"`` −2 log L + 2 p (Akaike 1974),
+        ``"icl"`` BIC − 2 Σ log max_k r_nk (Biernacki, Celeux and Govaert 2000): lower is better.
+        ``"heldout"`` is the log-likelihood per row of rows that were not fitted to: higher is
+        better.
+    holdout : float, default=0.2
+        With ``"heldout"``, the expected share of the rows held out. Which ones follows from a
+        hash of the seed and the row's position. The model is fitted to the others, and so are
+        the other criteria's numbers.
+    n_init : int, default=1
+        Restarts of each candidate.
+    random_state : int, RandomState or Generator, optional
+    **options
+        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    InvalidParameterError
+        If an argument is out of range, or options are not those of an estimator.
+    SingularMixtureError
+        If every restart of every candidate collapsed.
+
+    Examples
+    --------
+    >>> import numpy as np, dgmm
+    >>> x = np.concatenate([np.random.default_rng(0).normal(c, 1, (500, 2)) for c in (-5, 5)])
+    >>> found = dgmm.select_model(x, range(1, 5), covariance_types=("full", "diag"), random_state=0)
+    >>> found.best_.n_components
+    2
+    """
+    try:
+        template = GaussianMixture(n_init=n_init, random_state=random_state, **options)
+    except TypeError as error:
+        raise InvalidParameterError(f"select_model: {error}") from error
+    return run_selection(
+        template,
+        X,
+        n_components=n_components,
+        covariance_types=covariance_types,
+        criterion=criterion,
+        holdout=holdout,
+    )
+
+
+def run_selection(
+    template: GaussianMixture,
+    X: Any,
+    *,
+    n_components: int | Iterable[int],
+    covariance_types: str | Iterable[str],
+    criterion: str,
+    holdout: float = 0.2,
+) -> Selection:
+    """:func:`select_model` with an estimator that carries the options and follows the events."""
+    started = time.perf_counter()
+    _check(template, criterion, holdout)
+    dataset = open_rows(X)
+    estimators = _estimators(template, n_components, covariance_types)
+    for one in estimators:
+        one._check_rows(dataset)
+    candidates = fit_candidates(
+        estimators,
+        dataset,
+        holdout=holdout if criterion == "heldout" else None,
+        on_event=template._emit,
+    )
+    candidates = sorted(candidates, key=lambda one: _order(one, estimators))
+    rows = tuple(_row(one) for one in candidates)
+    chosen = candidates[_best(rows, criterion)]
+    assert chosen.outcome is not None
+    best: GaussianMixture = chosen.estimator
+    best._keep(chosen.outcome, dataset, time.perf_counter() - started)
+    if not best.converged_ and best.max_iter > 0:
+        warnings.warn(
+            "The best candidate did not converge: increase max_iter or tol.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return Selection(best, SelectionTable(rows), criterion)
+
+
+def _check(template: GaussianMixture, criterion: str, holdout: float) -> None:
+    if criterion not in CRITERIA:
+        known = ", ".join(repr(name) for name in CRITERIA)
+        raise InvalidParameterError(f"criterion={criterion!r} is not known; use one of {known}")
+    if not 0.0 < holdout < 1.0:
+        raise InvalidParameterError(f"holdout={holdout!r}; it must lie between 0 and 1")
+    if template.warm_start:
+        raise InvalidParameterError("warm_start=True: candidates have nothing to start from")
+
+
+def _estimators(
+    template: GaussianMixture,
+    n_components: int | Iterable[int],
+    covariance_types: str | Iterable[str],
+) -> list[GaussianMixture]:
+    """One for each number of components and family, families side by side."""
+    counts = n_components if isinstance(n_components, Iterable) else [n_components]
+    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
+    families = list(dict.fromkeys(family_of(name).name for name in names))
+    common = template.get_params(deep=False)
+    made = [
+        type(template)(**(common | {"n_components": k, "covariance_type": family}))
+        for k in dict.fromkeys(counts)
+        for family in families
+    ]
+    if not made:
+        raise InvalidParameterError("no candidates: n_components or covariance_types is empty")
+    return made
+
+
+def _order(candidate: Candidate, estimators: list[GaussianMixture]) -> tuple[int, int]:
+    families = list(dict.fromkeys(one.covariance_type for one in estimators))
+    one = candidate.estimator
+    return families.index(one.covariance_type), one.n_components
+
+
+def _row(candidate: Candidate) -> SelectionRow:
+    one, outcome, fitted = candidate.estimator, candidate.outcome, candidate.fitted
+    nan = float("nan")
+    if outcome is None or fitted is None:
+        return SelectionRow(
+            one.covariance_type, one.n_components, 0, nan, nan, nan, nan, nan, False, 0,
+            candidate.reason,
+        )  # fmt: skip
+    n_parameters = outcome.chain.mixture.n_parameters
+    total, held = fitted.log_likelihood, candidate.held
+    bic = -2.0 * total + n_parameters * float(np.log(fitted.weight))
+    return SelectionRow(
+        covariance_type=one.covariance_type,
+        n_components=one.n_components,
+        n_parameters=n_parameters,
+        log_likelihood=total / fitted.weight,
+        bic=bic,
+        aic=-2.0 * total + 2.0 * n_parameters,
+        icl=bic - 2.0 * fitted.log_assignment,
+        heldout=nan if held is None else held.log_likelihood / held.weight,
+        converged=outcome.chain.status == "converged",
+        n_iter=len(outcome.chain.lower_bounds),
+    )
+
+
+def _best(rows: Sequence[SelectionRow], criterion: str) -> int:
+    """Position of the best row; of equally good ones, that with the fewest parameters."""
+    sign = CRITERIA[criterion]
+    known = [i for i, row in enumerate(rows) if not np.isnan(getattr(row, criterion))]
+    return max(known, key=lambda i: (sign * getattr(rows[i], criterion), -rows[i].n_parameters))

@@ -1,0 +1,141 @@
+"""The starts of all restarts, of one fit or of many candidates that share the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dgmm.em import Context
+from dgmm.guard import Level
+from dgmm.initialization import mixture_from, starting_weights, working_bytes
+from dgmm.maximization import MaximizationOptions
+from dgmm.mixture import Mixture
+from dgmm.parameters import FitParameters
+from dgmm.profile import ProfilePass
+from dgmm.scalable_kmeans import METHOD, StartRequest, candidate_bytes, parallel_starts
+
+__all__ = ["reserved_bytes", "restart_seed", "start_finders"]
+
+Find = Callable[[], Mixture]
+
+
+def restart_seed(seeds: np.random.SeedSequence, restart: int) -> np.random.SeedSequence:
+    """The seed of a restart, whatever the number of restarts is."""
+    return np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart))
+
+
+def reserved_bytes(candidates: Sequence[FitParameters], task: ProfilePass) -> int:
+    """What the driver needs beside the passes: the sample, the starts, the M-steps.
+
+    Parameters
+    ----------
+    candidates : sequence of FitParameters
+        All that share the passes.
+    task : ProfilePass
+    """
+    d = task.n_features
+    # Starts are made one after the other.
+    total = task.sample_bytes + max(
+        working_bytes(task.sample_size, d, one.n_components) for one in candidates
+    )
+    for one in candidates:
+        covariances = 8 * int(np.prod(one.family.covariances_shape(one.n_components, d)))
+        drawn = candidate_bytes(d, one.n_components) if one.init_params == METHOD else 0
+        # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
+        total += one.n_init * (8 * covariances + drawn)
+    return total
+
+
+def start_finders(
+    candidates: Sequence[FitParameters],
+    context: Context,
+    level: Level,
+    seeds: Sequence[Sequence[np.random.SeedSequence]],
+    options: MaximizationOptions,
+) -> list[list[Find]]:
+    """For each candidate and restart, a function without arguments that makes its start.
+
+    Candidates that differ in their family alone share what comes before the M-step.
+
+    Parameters
+    ----------
+    candidates : sequence of FitParameters
+        All with the same ``init_params``.
+    context : Context
+    level : Level
+    seeds : sequence of sequence of SeedSequence
+        For each candidate, the seeds of its restarts.
+    options : MaximizationOptions
+        Of the M-steps that make mixtures; nothing may be held.
+    """
+    shared = _Parallel if candidates[0].init_params == METHOD else _Sampled
+    starts = shared(candidates, context, level, seeds, options)
+    return [
+        [partial(starts.find, i, restart) for restart in range(len(ours))]
+        for i, ours in enumerate(seeds)
+    ]
+
+
+class _Sampled:
+    """Starts from the sample; the latest assignment of its rows is kept for the next family."""
+
+    def __init__(
+        self,
+        candidates: Sequence[FitParameters],
+        context: Context,
+        level: Level,
+        seeds: Any,
+        options: MaximizationOptions,
+    ) -> None:
+        del level
+        self._options = options
+        self._candidates, self._seeds = candidates, seeds
+        self._sample = context.profile.sample
+        self._known: dict[Any, Any] = {}
+
+    def find(self, candidate: int, restart: int) -> Mixture:
+        parameters, seed = self._candidates[candidate], self._seeds[candidate][restart]
+        k = parameters.n_components
+        key = (k, seed.entropy, seed.spawn_key)
+        if key not in self._known:
+            # One entry only: it holds a number for every sampled row.
+            self._known = {
+                key: starting_weights(self._sample, k, method=parameters.init_params, seed=seed)
+            }
+        return mixture_from(self._sample, parameters.family, k, self._known[key], self._options)
+
+
+class _Parallel:
+    """Starts from all rows, found together when the first of them is asked for."""
+
+    def __init__(
+        self,
+        candidates: Sequence[FitParameters],
+        context: Context,
+        level: Level,
+        seeds: Any,
+        options: MaximizationOptions,
+    ) -> None:
+        self._options = options
+        self._candidates, self._context, self._level = candidates, context, level
+        self._seeds = seeds
+        self._found: dict[tuple[int, int], Mixture] | None = None
+
+    def find(self, candidate: int, restart: int) -> Mixture:
+        if self._found is None:
+            self._found = self._all()
+        return self._found[candidate, restart]
+
+    def _all(self) -> dict[tuple[int, int], Mixture]:
+        names = [(i, r) for i, ours in enumerate(self._seeds) for r in range(len(ours))]
+        requests = [
+            StartRequest(
+                self._candidates[i].family, self._candidates[i].n_components, self._seeds[i][r]
+            )
+            for i, r in names
+        ]
+        found = parallel_starts(self._context, requests, self._level, self._options)
+        return dict(zip(names, found, strict=True))

@@ -1,0 +1,74 @@
+"""``dgmm select``: the best model in a file, a table on standard error, one JSON line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dgmm.cli.select import component_counts
+
+KEYS = [
+    "model", "criterion", "covariance_type", "n_components", "rows", "iterations", "passes",
+    "converged", "log_likelihood", "bic", "aic", "icl", "heldout", "candidates", "seconds",
+    "peak_memory",
+]  # fmt: skip
+
+
+def test_the_best_is_written_and_told(dgmm, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    families = ("--covariance-type", "full", "--covariance-type", "diag")
+    run = dgmm("select", rows, "-k", "1:3", *families, "--out", out)
+    assert run.code == 0, run.err
+    assert run.out.count("\n") == 1
+    assert list(run.record) == KEYS
+    best = min(run.record["candidates"], key=lambda row: row["bic"])
+    assert len(run.record["candidates"]) == 6
+    for name in ("covariance_type", "n_components", "bic"):
+        assert run.record[name] == best[name]
+    assert run.record["heldout"] is None
+    lines = [line for line in run.err.splitlines() if "│ *" in line]
+    assert len(lines) == 1
+    assert best["covariance_type"] in lines[0]
+    model = dgmm("inspect", out).record
+    assert model["n_components"] == best["n_components"]
+    assert dgmm("score", out, rows).record["bic"] == pytest.approx(best["bic"], rel=1e-9)
+
+
+def test_rows_are_held_out_by_option(dgmm, rows: Path, tmp_path: Path) -> None:
+    options = ("--criterion", "heldout", "--holdout", 0.4, "--seed", 3, "-q")
+    run = dgmm("select", rows, "-k", "2", *options, "--out", tmp_path / "m")
+    assert (run.code, run.err) == (0, "")
+    assert 150 < run.record["rows"] < 210
+    assert run.record["heldout"] == run.record["candidates"][0]["heldout"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-k", "0:3"), "1:10"),
+        (("-k", "3:1"), "1:10"),
+        (("-k", "two"), "1:10"),
+        (("--criterion", "luck"), "luck"),
+        (("--holdout", "1"), "holdout"),
+        (("--covariance-type", "round"), "round"),
+        (("--out", "/nowhere/at/all"), "does not exist"),
+    ],
+)
+def test_impossible_options_are_usage(dgmm, rows: Path, tmp_path: Path, options, words) -> None:
+    run = dgmm("select", rows, "--out", tmp_path / "no", "-q", *options)
+    assert run.code == 2
+    assert words in run.err
+    assert run.err.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+
+
+def test_bad_data_is_65(dgmm, tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"not an array")
+    assert dgmm("select", tmp_path / "x.npy", "--out", tmp_path / "m").code == 65
+
+
+def test_counts_of_components() -> None:
+    assert component_counts("1:4") == [1, 2, 3, 4]
+    assert component_counts("2,4,8") == [2, 4, 8]
+    assert component_counts("1:3,8") == [1, 2, 3, 8]
