@@ -176,7 +176,8 @@ def test_a_callable_is_given_the_rows_and_a_seed_of_its_own() -> None:
 def test_means_are_where_the_rows_go_to() -> None:
     x = blobs(10, reach=40.0)
     known = initial_mixture(
-        profile_of(x, size=600).sample, family_of("full"), 3, method="kmeans", options=MaximizationOptions(),
+        profile_of(x, size=600).sample, family_of("full"), 3, method="kmeans",
+        options=MaximizationOptions(),
         seed=SEED(0),
     )  # fmt: skip
     for result in (known.means, np.eye(3)[np.argmin(((x[:, None] - known.means) ** 2).sum(2), 1)]):

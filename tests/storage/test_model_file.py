@@ -168,8 +168,9 @@ def test_a_link_is_followed(path: Path, tmp_path: Path) -> None:
 
 
 def test_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="No such file"):
+    with pytest.raises(SourceError, match="No such file") as caught:
         write_model(tmp_path / "no" / "m", {}, {})
+    assert not isinstance(caught.value, StoreUnavailableError)
 
 
 # ------------------------------------------------------------------------------- what is refused
