@@ -64,7 +64,7 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
 
 
 def _in_memory(dataset: Dataset) -> bool:
-    return all(block.is_resident for block in dataset.blocks)
+    return all(block.holds_rows for block in dataset.blocks)
 
 
 def _streamed(

@@ -33,7 +33,7 @@ from dgmm.errors import (
     SourceError,
 )
 
-__all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr"]
+__all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr", "place_of"]
 
 _OPEN_ARRAYS = 16
 _NAMES_IN_MESSAGE = 10
@@ -178,7 +178,7 @@ def open_zarr(
     InvalidDataError, InvalidDtypeError
         If it is not two-dimensional, or not of real numbers.
     """
-    location, given = (source, None) if isinstance(source, Location) else _place(source)
+    location, given = (source, None) if isinstance(source, Location) else place_of(source)
     node = open_node(location) if given is None else given
     if isinstance(node, zarr.Group):
         raise SourceError(_group_message(node, location))
@@ -263,7 +263,7 @@ def _token(location: Location, identity: str, strict: bool, given: Any) -> str:
     return fingerprint_of([location.url, options, identity, strict, unique])
 
 
-def _place(node: Any) -> tuple[Location, Any]:
+def place_of(node: Any) -> tuple[Location, Any]:
     """Where a caller's array is, and the array itself if only its own store can read it.
 
     A local array is opened again by its path, here as by the workers: its description can change
