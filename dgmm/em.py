@@ -19,9 +19,11 @@ from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, safe_level
 from dgmm.maximization import maximize
 from dgmm.mixture import Mixture, whitened_frame
+from dgmm.posterior import PosteriorPolicy
 from dgmm.profile import Profile
 from dgmm.record import FitEvent, RestartRecord
 from dgmm.statistics import SufficientStatistics
+from dgmm.variants import Algorithm
 
 __all__ = ["Chain", "Context", "best_chain", "evaluate", "frames_of", "iterate"]
 
@@ -34,6 +36,8 @@ ILL_DEFINED = (
 # By how much a row's log density may exceed the mixture's peak through rounding alone.
 _PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
 
+
+EM = Algorithm()
 
 # Iterations before a mixture that needed a safer kernel stays with it.
 _WARM_UP = 3
@@ -75,6 +79,8 @@ class Chain:
         Why it retired.
     empty : frozenset of int
         Components that were without rows at some iteration.
+    best : tuple of (float, Mixture), optional
+        The highest lower bound and the mixture that has it, where the algorithm returns that one.
     """
 
     mixture: Mixture
@@ -84,6 +90,7 @@ class Chain:
     status: str = "running"
     reason: str = ""
     empty: frozenset[int] = field(default_factory=frozenset)
+    best: tuple[float, Mixture] | None = None
 
     @property
     def is_running(self) -> bool:
@@ -119,9 +126,14 @@ def frames_of(profile: Profile, dtype: np.dtype[Any]) -> Frames:
 
 
 def evaluate(
-    context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
+    context: Context,
+    mixtures: Sequence[Mixture],
+    levels: Sequence[Level],
+    policies: Sequence[PosteriorPolicy] = (),
 ) -> tuple[list[SufficientStatistics], list[Level]]:
     """One pass over all rows: finished statistics of each mixture, and the kernels that were used.
+
+    ``policies`` are one for each mixture, or none for EM.
 
     A row whose log density exceeds what its mixture allows has been evaluated by a kernel past its
     guard; that mixture is evaluated again by the next safer one.
@@ -130,7 +142,7 @@ def evaluate(
         safe_level(mixture, context.frames, level, quadratic=not mixture.family.is_tied)
         for mixture, level in zip(mixtures, levels, strict=True)
     ]
-    found = _pass(context, mixtures, levels)
+    found = _pass(context, mixtures, levels, policies)
     breached = [
         i
         for i, (mixture, level, one) in enumerate(zip(mixtures, levels, found, strict=True))
@@ -138,7 +150,8 @@ def evaluate(
     ]
     if breached:
         safer = [Level(levels[i] + 1) for i in breached]
-        again, used = evaluate(context, [mixtures[i] for i in breached], safer)
+        same = [policies[i] for i in breached] if policies else ()
+        again, used = evaluate(context, [mixtures[i] for i in breached], safer, same)
         for i, one, level in zip(breached, again, used, strict=True):
             found[i], levels[i] = one, level
     return found, levels
@@ -150,10 +163,13 @@ def _highest(statistics: SufficientStatistics) -> float:
 
 
 def _pass(
-    context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
+    context: Context,
+    mixtures: Sequence[Mixture],
+    levels: Sequence[Level],
+    policies: Sequence[PosteriorPolicy],
 ) -> list[SufficientStatistics]:
     kernels = plan_batch(mixtures, levels, context.frames, quadratic=False)
-    task = BatchPass(kernels, device=context.device)
+    task = BatchPass(kernels, device=context.device, policies=tuple(policies))
     merged = context.session.run(task).total
     totals = [_total(context, mixture) for mixture in mixtures]
     return list(task.finish(merged, mixtures, totals).members)
@@ -169,7 +185,13 @@ def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
 
 
 def iterate(
-    context: Context, chains: list[Chain], *, tol: float, reg_covar: float, max_iter: int
+    context: Context,
+    chains: list[Chain],
+    *,
+    tol: float,
+    reg_covar: float,
+    max_iter: int,
+    algorithm: Algorithm = EM,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -182,6 +204,8 @@ def iterate(
         A chain has converged when its lower bound per row changes by less.
     reg_covar : float
     max_iter : int
+    algorithm : Algorithm, default=EM
+        What stands between the posterior and the M-step.
 
     Yields
     ------
@@ -195,25 +219,45 @@ def iterate(
         if not active:
             break
         found, levels = evaluate(
-            context, [chains[i].mixture for i in active], [chains[i].level for i in active]
+            context,
+            [chains[i].mixture for i in active],
+            [chains[i].level for i in active],
+            [algorithm.policy(i, len(chains[i].lower_bounds)) for i in active],
         )
         before = _best_bound(chains)
         for i, statistics, level in zip(active, found, levels, strict=True):
-            chains[i] = _advance(chains[i], statistics, level, tol, reg_covar)
+            chains[i] = _advance(chains[i], statistics, level, tol, reg_covar, algorithm)
         _retire_singular(chains)
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)
     for i, chain in enumerate(chains):
         if chain.is_running:
-            chains[i] = replace(chain, status="max_iter")
+            chains[i] = replace(_best_iterate(chain), status="max_iter")
+
+
+def _best_iterate(chain: Chain) -> Chain:
+    """The chain at its likeliest iterate, where it keeps one."""
+    if chain.best is None:
+        return chain
+    lower_bound, mixture = chain.best
+    return replace(chain, lower_bound=lower_bound, mixture=mixture)
 
 
 def _advance(
-    chain: Chain, statistics: SufficientStatistics, level: Level, tol: float, reg_covar: float
+    chain: Chain,
+    statistics: SufficientStatistics,
+    level: Level,
+    tol: float,
+    reg_covar: float,
+    algorithm: Algorithm,
 ) -> Chain:
-    lower_bound = statistics.log_likelihood / statistics.weight
+    lower_bound = algorithm.lower_bound(statistics)
+    best = chain.best
+    if algorithm.keeps_best and (best is None or lower_bound > best[0]):
+        best = (lower_bound, chain.mixture)
     step = maximize(statistics, chain.mixture.family, reg_covar=reg_covar, previous=chain.mixture)
     converged = abs(lower_bound - chain.lower_bound) < tol
+    converged &= algorithm.may_stop(len(chain.lower_bounds))
     return replace(
         chain,
         mixture=step.mixture,
@@ -223,6 +267,7 @@ def _advance(
         lower_bounds=(*chain.lower_bounds, lower_bound),
         status="converged" if converged else "running",
         empty=chain.empty | set(step.empty),
+        best=best,
     )
 
 

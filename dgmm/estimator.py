@@ -63,6 +63,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     reg_covar : float, default=1e-6
         Added to the diagonals of the covariances, in squared units of the data.
     max_iter : int, default=100
+    algorithm : {"em", "cem", "sem"}, default="em"
+        ``"cem"``: classification EM; every row counts for its likeliest component, and the
+        classification log-likelihood is what increases. ``"sem"``: stochastic EM; every row counts
+        for one component drawn from its responsibilities. It runs ``max_iter`` iterations and
+        returns the likeliest of the mixtures that it went through.
+    annealing : sequence of float, optional
+        Decreasing temperatures of at least 1 for the first iterations (deterministic annealing),
+        ``numpy.geomspace(8, 1, 20)`` for example: responsibilities are taken to the power 1 / T.
     n_init : int, default=1
         Restarts. All share every pass over the data; the one with the best lower bound is kept.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
@@ -100,9 +108,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     precisions_, precisions_cholesky_ : array
         Inverse covariances and their Cholesky factors, of the same shape.
     converged_ : bool
+        Never with ``algorithm="sem"``.
     n_iter_ : int
     lower_bound_ : float
-        Log-likelihood per row before the last M-step, in nats, of the best restart.
+        Log-likelihood per row before the last M-step, in nats, of the best restart; with
+        ``algorithm="cem"`` the classification log-likelihood, with ``"sem"`` the log-likelihood of
+        the result. Rows count by their weights.
     lower_bounds_ : list of float
         The same for every iteration.
     mixture_ : Mixture
@@ -132,6 +143,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
+        algorithm: str = "em",
+        annealing: Any = None,
         n_init: int = 1,
         init_params: str = "kmeans",
         weights_init: Any = None,
@@ -151,6 +164,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.tol = tol
         self.reg_covar = reg_covar
         self.max_iter = max_iter
+        self.algorithm = algorithm
+        self.annealing = annealing
         self.n_init = n_init
         self.init_params = init_params
         self.weights_init = weights_init
@@ -167,7 +182,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None) -> Self:
         """Estimate the mixture from the rows of ``X``.
 
         Parameters
@@ -175,6 +190,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         X : array-like, Dask array, Zarr array, path or URL, or Dataset
             Shape (n_rows, n_features), real numbers, all finite.
         y : ignored
+        sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+            A finite number of at least 0 for each row, or the name or number of the column of
+            ``X`` that holds them. A row of weight 2 counts as two rows, one of weight 0 not at
+            all, whatever it holds. A name that is a column is not looked for as a path.
+        labels : array-like, Dask array, Zarr array, path or URL, optional
+            The number of a component for rows where it is known, -1 where it is not. Known rows
+            count for their component alone, in the start as in every iteration. Not ``y``, which
+            pipelines hand on without asking.
 
         Returns
         -------
@@ -191,14 +214,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """
         started = time.perf_counter()
         parameters = check_parameters(self)
-        dataset = fitting.open_rows(X)
+        dataset = fitting.open_rows(X, sample_weight, labels)
         self._check_rows(dataset)
         previous = self if self.warm_start and hasattr(self, "mixture_") else None
         outcome = fitting.fit_dataset(
             self, parameters, dataset, previous=previous, on_event=self._emit
         )
         self._keep(outcome, dataset, time.perf_counter() - started)
-        if not self.converged_ and parameters.max_iter > 0:
+        if not self.converged_ and parameters.max_iter > 0 and parameters.algorithm != "sem":
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
@@ -207,9 +230,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         return self
 
-    def fit_predict(self, X: Any, y: Any = None) -> Any:
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None
+    ) -> Any:
         """Fit, then label every row; see :meth:`fit` and :meth:`predict`."""
-        return self.fit(X).predict(X)
+        dataset = fitting.open_rows(X, sample_weight, labels)
+        return self.fit(dataset).predict(dataset)
 
     def _check_rows(self, dataset: Dataset) -> None:
         n_rows = dataset.n_rows
@@ -333,8 +359,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self._check_fitted()
         return prediction.predict_rows(self, self._dataset(X), output, out)
 
-    def _dataset(self, X: Any) -> Dataset:
-        dataset = fitting.open_rows(X)
+    def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
+        dataset = fitting.open_rows(X, sample_weight)
         if dataset.n_rows < 1:
             raise InvalidDataError(
                 f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
@@ -347,10 +373,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         return dataset
 
-    def evaluate(self, X: Any) -> Evaluation:
-        """Log-likelihood, BIC and AIC of the rows, in one pass over them."""
+    def evaluate(self, X: Any, sample_weight: Any = None) -> Evaluation:
+        """Log-likelihood, BIC and AIC of the rows, in one pass over them.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, Zarr array, path or URL, or Dataset
+        sample_weight : optional
+            As in :meth:`fit`. The n of BIC is the sum of the weights.
+        """
         self._check_fitted()
-        dataset = self._dataset(X)
+        dataset = self._dataset(X, sample_weight)
         total, weight = prediction.log_likelihood(self, dataset)
         parameters = self._mixture.n_parameters
         return Evaluation(
@@ -360,17 +393,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             aic=-2.0 * total + 2.0 * parameters,
         )
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log density of the rows, in nats."""
-        return self.evaluate(X).log_likelihood
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log density of the rows, by their weights, in nats."""
+        return self.evaluate(X, sample_weight).log_likelihood
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on the rows; lower is better."""
-        return self.evaluate(X).bic
+        return self.evaluate(X, sample_weight).bic
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on the rows; lower is better."""
-        return self.evaluate(X).aic
+        return self.evaluate(X, sample_weight).aic
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draw rows from the mixture.

@@ -16,11 +16,13 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
+from dgmm.errors import InvalidDataError
 from dgmm.guard import Level
 from dgmm.initialization import initial_mixture, sample_size, working_bytes
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
+from dgmm.variants import Algorithm
 
 __all__ = ["FitOutcome", "first_level", "fit_dataset", "open_rows"]
 
@@ -57,9 +59,12 @@ class FitOutcome:
         )
 
 
-def open_rows(X: Any) -> Dataset:
-    """The dataset of anything that estimators accept."""
-    return X if isinstance(X, Dataset) else open_dataset(X)
+def open_rows(X: Any, sample_weight: Any = None, labels: Any = None) -> Dataset:
+    """The dataset of anything that estimators accept, with weights and labels where given."""
+    dataset = X if isinstance(X, Dataset) else open_dataset(X)
+    if sample_weight is not None:
+        dataset = dataset.with_weights(sample_weight)
+    return dataset if labels is None else dataset.with_labels(labels)
 
 
 def first_level(dtype: np.dtype[Any], wanted: str | None) -> Level:
@@ -102,6 +107,7 @@ def fit_dataset(
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     with single_threaded_blas(), session:
         profile = session.run(profile_task).total
+        _check_counted(profile, parameters)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
@@ -113,6 +119,12 @@ def fit_dataset(
             tol=parameters.tol,
             reg_covar=parameters.reg_covar,
             max_iter=parameters.max_iter,
+            algorithm=Algorithm(
+                parameters.algorithm,
+                parameters.temperatures,
+                entropy=seeds.entropy,  # type: ignore[arg-type]  # an integer was given
+                labelled=dataset.has_labels,
+            ),
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -126,20 +138,38 @@ def _profile_task(
     parameters: FitParameters, dataset: Dataset, seeds: np.random.SeedSequence
 ) -> ProfilePass:
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
+    # Any node of the tree may hold a whole sample by weight or of known rows.
+    whole = dataset.has_weights or dataset.has_labels
+    size = sample_size(dataset.n_features, parameters.n_components, at_every_node=whole)
     return ProfilePass(
         n_rows=dataset.n_rows,
         n_features=dataset.n_features,
-        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, parameters.n_components)),
+        sample_size=min(dataset.n_rows, size),
+        weighted=dataset.has_weights,
+        labelled=dataset.has_labels,
+        n_labels=parameters.n_components,
         seed=int(seed.generate_state(1, np.uint64)[0]),
         itemsize=dataset.dtype.itemsize,
         dense=parameters.family.shape.uses_whitening(),
     )
 
 
+def _check_counted(profile: Profile, parameters: FitParameters) -> None:
+    if not profile.weight > 0.0:
+        raise InvalidDataError(
+            "sample_weight is 0 for every row; at least n_components rows need a positive weight"
+        )
+    if profile.n_rows < parameters.n_components:
+        raise InvalidDataError(
+            f"only {profile.n_rows} rows have a positive sample_weight and n_components="
+            f"{parameters.n_components}; lower n_components or weight more rows"
+        )
+
+
 def _reserved_bytes(parameters: FitParameters, dataset: Dataset, task: ProfilePass) -> int:
     """What the driver needs beside the passes: the sample, the starts, the M-steps."""
     k, d = parameters.n_components, dataset.n_features
-    starts = working_bytes(task.sample_size, d, k)
+    starts = working_bytes((1 + task.labelled) * task.sample_size, d, k)
     covariances = 8 * int(np.prod(parameters.family.covariances_shape(k, d)))
     # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
     return task.sample_bytes + starts + parameters.n_init * 8 * covariances
@@ -165,6 +195,7 @@ def _starts(
             method=parameters.init_params,
             reg_covar=parameters.reg_covar,
             seed=np.random.SeedSequence(seeds.entropy, spawn_key=(1, restart)),
+            known=profile.known,
         )
         starts.append(start_from(estimator, parameters, len(profile.mean), find))
     return [Chain(start, level) for start in starts]

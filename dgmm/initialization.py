@@ -21,6 +21,7 @@ from dgmm.frame import Frame
 from dgmm.maximization import maximize
 from dgmm.mixture import Mixture
 from dgmm.profile import Sample
+from dgmm.seeding import seeded_labels
 from dgmm.statistics import SufficientStatistics
 
 __all__ = ["INIT_PARAMS", "initial_mixture", "sample_size", "working_bytes"]
@@ -33,9 +34,12 @@ _SAMPLE_VALUES = 2**20
 _ROWS_PER_COMPONENT = 32
 
 
-def sample_size(n_features: int, n_components: int) -> int:
-    """Rows to sample: a function of the problem's shape alone, so that no limit changes a start."""
-    rows = min(_SAMPLE_ROWS, _SAMPLE_VALUES // n_features)
+def sample_size(n_features: int, n_components: int, *, at_every_node: bool = False) -> int:
+    """Rows to sample: a function of the problem's shape alone, so that no limit changes a start.
+
+    A quarter as many where every node of the reduction may hold them all.
+    """
+    rows = min(_SAMPLE_ROWS, _SAMPLE_VALUES // n_features) // (4 if at_every_node else 1)
     return max(rows, _ROWS_PER_COMPONENT * n_components)
 
 
@@ -53,6 +57,7 @@ def initial_mixture(
     method: str,
     reg_covar: float,
     seed: np.random.SeedSequence,
+    known: Sample | None = None,
 ) -> Mixture:
     """The start of one restart.
 
@@ -68,6 +73,9 @@ def initial_mixture(
         Added to the diagonals of the covariances.
     seed : numpy.random.SeedSequence
         Of this restart alone.
+    known : Sample, optional
+        Rows whose component is known. If there are some, they say where the components are and
+        which number each has, whatever the method (:mod:`dgmm.seeding`).
 
     Returns
     -------
@@ -77,30 +85,52 @@ def initial_mixture(
     x = np.asarray(sample.x, dtype=np.float64)
     origin = x.mean(axis=0)
     x = x - origin
-    weights_of = INIT_PARAMS[method](x, n_components, seed)
+    shares = sample.shares
+    if known is not None and len(known.rows):
+        labels = seeded_labels(x, origin, sample, known, n_components, seed)
+        weights_of = _of_labels(labels)
+    else:
+        weights_of = INIT_PARAMS[method](x, n_components, seed, shares)
+    if shares is not None:
+        weights_of = _weighted(weights_of, shares)
     statistics = _statistics(x, origin, weights_of, n_components, family)
     return maximize(statistics, family, reg_covar=reg_covar).mixture
 
 
-def _kmeans(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _weighted(weights_of: Weights, shares: Array) -> Weights:
+    return lambda k: weights_of(k) * shares
+
+
+def _kmeans(
+    x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Weights:
     model = KMeans(n_clusters=n_components, n_init=1, random_state=_legacy_seed(seed))
     # With one thread scikit-learn sums in one order, whatever machine it runs on.
     with threadpool_limits(1):
-        return _of_labels(model.fit(x).labels_)
+        return _of_labels(model.fit(x, sample_weight=shares).labels_)
 
 
-def _kmeans_plusplus(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _kmeans_plusplus(
+    x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Weights:
     with threadpool_limits(1):
-        centres, _ = kmeans_plusplus(x, n_components, random_state=_legacy_seed(seed))
+        centres, _ = kmeans_plusplus(
+            x, n_components, sample_weight=shares, random_state=_legacy_seed(seed)
+        )
     return _of_labels(_nearest(x, centres))
 
 
-def _random_rows(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
-    rows = np.random.default_rng(seed).choice(len(x), size=n_components, replace=False)
+def _random_rows(
+    x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Weights:
+    chance = None if shares is None else shares / shares.sum()
+    rows = np.random.default_rng(seed).choice(len(x), size=n_components, replace=False, p=chance)
     return _of_labels(_nearest(x, x[rows]))
 
 
-def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _random(
+    x: Array, n_components: int, seed: np.random.SeedSequence, _shares: Array | None
+) -> Weights:
     # Drawn twice from the same seeds rather than kept: rows × components could be large.
     seeds = seed.spawn(n_components)
     total = np.zeros(len(x))
@@ -109,13 +139,17 @@ def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weight
     return lambda k: np.random.default_rng(seeds[k]).uniform(size=len(x)) / total
 
 
-INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Weights]] = {
+INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence, Array | None], Weights]] = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
     "random": _random,
     "random_from_data": _random_rows,
 }
-"""Methods by scikit-learn's names: centred rows, K, seed → each component's weights of the rows."""
+"""Methods by scikit-learn's names.
+
+Centred rows, K, seed and what each row stands for (None: all the same) → each component's share of
+the rows.
+"""
 
 
 def _legacy_seed(seed: np.random.SeedSequence) -> int:

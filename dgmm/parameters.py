@@ -14,6 +14,7 @@ from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS
 from dgmm.mixture import Mixture
 from dgmm.sizes import parse_bytes
+from dgmm.variants import ALGORITHMS, check_annealing
 
 __all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
 
@@ -29,6 +30,8 @@ class FitParameters:
     tol: float
     reg_covar: float
     max_iter: int
+    algorithm: str
+    temperatures: tuple[float, ...]
     n_init: int
     init_params: str
     device: str
@@ -44,12 +47,16 @@ def check_parameters(estimator: Any) -> FitParameters:
     InvalidParameterError
         Naming the argument, its value and what it may be.
     """
+    algorithm = _choice(estimator, "algorithm", ALGORITHMS)
+    max_iter = _integer(estimator, "max_iter", 0)
     return FitParameters(
         n_components=_integer(estimator, "n_components", 1),
         family=family_of(estimator.covariance_type),
         tol=_real(estimator, "tol"),
         reg_covar=_real(estimator, "reg_covar"),
-        max_iter=_integer(estimator, "max_iter", 0),
+        max_iter=max_iter,
+        algorithm=algorithm,
+        temperatures=check_annealing(estimator.annealing, algorithm, max_iter),
         n_init=_integer(estimator, "n_init", 1),
         init_params=_choice(estimator, "init_params", tuple(INIT_PARAMS)),
         device=resolve_device(estimator.device),

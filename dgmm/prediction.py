@@ -8,6 +8,7 @@ import numpy as np
 
 from dgmm.data.dataset import Dataset, Rows
 from dgmm.engine.choice import engine_for
+from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
@@ -38,6 +39,8 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
     engine = engine_for(estimator.engine, dataset)
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
         (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
+    if not statistics.weight > 0.0:
+        raise InvalidDataError("sample_weight is 0 for every row; nothing is left to score")
     return statistics.log_likelihood, statistics.weight
 
 
