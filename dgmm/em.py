@@ -227,6 +227,8 @@ def iterate(
         before = _best_bound(chains)
         for i, statistics, level in zip(active, found, levels, strict=True):
             chains[i] = _advance(chains[i], statistics, level, tol, reg_covar, algorithm)
+            moved = algorithm.perturbed(chains[i].mixture, i, len(chains[i].lower_bounds) - 1)
+            chains[i] = replace(chains[i], mixture=moved)
         _retire_singular(chains)
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)

@@ -14,13 +14,14 @@ the responsibilities of the first iterations (Ueda and Nakano 1998).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dgmm.errors import InvalidParameterError
+from dgmm.mixture import Mixture
 from dgmm.posterior import (
     Annealed,
     Classification,
@@ -37,6 +38,9 @@ ALGORITHMS = ("em", "cem", "sem")
 
 # The place of the draws among the streams of a fit's seed (0: sample, 1: starts, 2: new rows).
 _STREAM = 3
+
+# Of a standard deviation: enough to leave a saddle in a few iterations, too little to matter else.
+_KICK = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,24 @@ class Algorithm:
             return False
         # The change is due to the M-step before, which has to have been at temperature 1.
         return not self.temperatures or iteration > len(self.temperatures)
+
+    def perturbed(self, mixture: Mixture, restart: int, iteration: int) -> Mixture:
+        """A mixture whose means are moved a little after an annealed iteration.
+
+        At a high temperature all components fall together, and what is equal stays equal when the
+        temperature falls, although the likelihood has no maximum there any more (Rose 1998,
+        section II-C).
+        """
+        if self.name != "em" or iteration >= len(self.temperatures):
+            return mixture
+        seed = np.random.SeedSequence(self.entropy, spawn_key=(_STREAM, restart, iteration))
+        noise = np.random.default_rng(seed).standard_normal(mixture.means.shape)
+        factors = mixture.family.per_component(mixture.factors, mixture.n_components)
+        steps = [
+            mixture.family.shape.times(factor, one[None])[0]
+            for factor, one in zip(factors, noise, strict=True)
+        ]
+        return replace(mixture, means=mixture.means + _KICK * np.array(steps))
 
     @property
     def keeps_best(self) -> bool:
