@@ -94,16 +94,16 @@ def test_restarts_of_sem_draw_by_themselves():
 
 @pytest.mark.parametrize("family", family_names())
 def test_annealing_finds_what_a_bad_start_misses(family):
-    rng = np.random.default_rng(0)
-    centres = np.array([[-6.0, 0.0], [-4.0, 0.0], [9.0, 0.0], [12.0, 0.0]])
-    x = 0.4 * rng.normal(size=(800, 2)) + centres[rng.integers(4, size=800)]
-    bad = {"means_init": [[-5, 0], [8.8, 0], [12, 0.2], [12, -0.2]], "n_components": 4}
-    common = {**bad, "covariance_type": family, "max_iter": 300, "tol": 1e-7}
-    common["weights_init"] = np.full(4, 0.25)
-    plain = fitted(x=x, **common)
-    annealed = fitted(x=x, annealing=np.geomspace(6, 1, 60), **common)
-    assert annealed.lower_bound_ > plain.lower_bound_ - 1e-3
-    assert_allclose(np.sort(annealed.means_[:, 0]), centres[:, 0], atol=0.2)
+    centres = np.array([[-6.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [6.0, 0.0]])
+    bad = {"means_init": [[-4, 0], [1.8, 0], [6, 0.2], [6, -0.2]], "weights_init": np.full(4, 0.25)}
+    common = {**bad, "n_components": 4, "covariance_type": family, "max_iter": 400, "tol": 1e-6}
+    gains = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x = 0.7 * rng.normal(size=(400, 2)) + centres[rng.integers(4, size=400)]
+        annealed = fitted(x=x, annealing=np.geomspace(30, 1, 150), **common)
+        gains.append(annealed.lower_bound_ - fitted(x=x, **common).lower_bound_)
+    assert np.mean(gains) > 0.02
 
 
 def test_an_annealed_fit_does_not_stop_before_temperature_one():
