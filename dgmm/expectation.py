@@ -102,7 +102,12 @@ class BatchPass:
     @property
     def workspace_bytes(self) -> int:
         xp = namespace(self.device)
-        return sum(kernel.workspace_bytes(xp) for kernel in self.kernels)
+        own = sum(kernel.workspace_bytes(xp) for kernel in self.kernels)
+        # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
+        copies = (
+            8 * kernel.tile_rows(xp) * (kernel.frame.n_features + 6) for kernel in self.kernels
+        )
+        return own + max(copies, default=0)
 
     @property
     def result_bytes(self) -> int:

@@ -103,13 +103,16 @@ class Algorithm:
         if self.name != "em" or iteration >= len(self.temperatures):
             return mixture
         seed = np.random.SeedSequence(self.entropy, spawn_key=(_STREAM, restart, iteration))
-        noise = np.random.default_rng(seed).standard_normal(mixture.means.shape)
+        shape = mixture.n_components, mixture.n_features
+        noise = np.random.default_rng(seed).standard_normal(shape)
         factors = mixture.family.per_component(mixture.factors, mixture.n_components)
-        steps = [
-            mixture.family.shape.times(factor, one[None])[0]
-            for factor, one in zip(factors, noise, strict=True)
-        ]
-        return replace(mixture, means=mixture.means + _KICK * np.array(steps))
+        steps = np.concatenate(
+            [
+                mixture.family.shape.times(factors[k], noise[k : k + 1])
+                for k in range(mixture.n_components)
+            ]
+        )
+        return replace(mixture, means=mixture.means + _KICK * steps)
 
     @property
     def keeps_best(self) -> bool:

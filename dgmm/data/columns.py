@@ -55,10 +55,13 @@ def pieces_of(column: Dataset, first_row: int, n_rows: int) -> tuple[Piece, ...]
     )
 
 
-def read_pieces(pieces: tuple[Piece, ...], dtype: str) -> Array:
-    """The values of pieces, joined, in the given dtype: shape (n_rows,)."""
+def read_pieces(pieces: tuple[Piece, ...], dtype: str, *, copy: bool) -> Array:
+    """The values of pieces, joined, in the given dtype: shape (n_rows,).
+
+    With ``copy`` they are no views, which would keep all that they look into alive.
+    """
     parts = [
-        np.asarray(piece.block.read().x)[piece.start : piece.stop, 0].astype(dtype, copy=False)
+        np.asarray(piece.block.read().x)[piece.start : piece.stop, 0].astype(dtype, copy=copy)
         for piece in pieces
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, dtype)])

@@ -44,11 +44,13 @@ class PairedBlock(Block):
 
     def read(self) -> Rows:
         rows = self.rows.read()
+        # What may be cached holds its own rows alone; what is in memory anyway is not cached.
+        copy = not self.is_resident
         if self.column is not None:
-            weight = np.asarray(rows.x[:, self.column], dtype=np.float64)
+            weight = np.array(rows.x[:, self.column], dtype=np.float64)
             rows = replace(rows, x=np.delete(rows.x, self.column, axis=1), weight=weight)
         if self.weights is not None:
-            rows = replace(rows, weight=read_pieces(self.weights, "float64"))
+            rows = replace(rows, weight=read_pieces(self.weights, "float64", copy=copy))
         if self.labels is not None:
             rows = replace(rows, labels=self._read_labels(self.labels))
         if self.column is not None or self.weights is not None:
@@ -56,7 +58,7 @@ class PairedBlock(Block):
         return rows
 
     def _read_labels(self, pieces: tuple[Piece, ...]) -> Array:
-        values = read_pieces(pieces, "float64")
+        values = read_pieces(pieces, "float64", copy=False)
         wrong = np.flatnonzero(~((values >= -1) & (values == np.floor(values))))
         if wrong.size:
             raise InvalidDataError(
