@@ -100,7 +100,8 @@ class Algorithm:
         temperature falls, although the likelihood has no maximum there any more (Rose 1998,
         section II-C).
         """
-        if self.name != "em" or iteration >= len(self.temperatures):
+        tempered = self.name == "em" and iteration < len(self.temperatures)
+        if not tempered or mixture.singular_components:
             return mixture
         seed = np.random.SeedSequence(self.entropy, spawn_key=(_STREAM, restart, iteration))
         shape = mixture.n_components, mixture.n_features
