@@ -74,6 +74,7 @@ def fit_candidates(
     meter = MemoryMeter()
     parameters = [check_parameters(one) for one in estimators]
     shared = parameters[0]
+    _check_supported(shared, dataset)
     seeds = np.random.SeedSequence(seed_entropy(estimators[0].random_state))
     task = profile_task(parameters, dataset, seeds)
     engine = engine_for(estimators[0].engine, dataset)
@@ -94,6 +95,19 @@ def fit_candidates(
             _outcome(group, profile, opened, engine, shared.device, meter) for group in groups
         ]
         return _evaluated(estimators, outcomes, context, opened, split)
+
+
+def _check_supported(shared: FitParameters, dataset: Dataset) -> None:
+    for name, given in (
+        (f"algorithm={shared.algorithm!r}", shared.algorithm != "em"),
+        ("annealing", bool(shared.temperatures)),
+        ("a dataset with labels", dataset.has_labels),
+    ):
+        if given:
+            raise InvalidParameterError(
+                f"{name} is not supported by select_model, which compares candidates by EM's "
+                "likelihood of unlabelled rows; fit them one by one with GaussianMixture"
+            )
 
 
 def _shared_options(

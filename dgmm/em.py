@@ -21,9 +21,11 @@ from dgmm.halving import Halving
 from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture, whitened_frame
 from dgmm.passes import run_batch
+from dgmm.posterior import PosteriorPolicy
 from dgmm.profile import Profile
 from dgmm.record import FitEvent, RestartRecord
 from dgmm.statistics import SufficientStatistics
+from dgmm.variants import Algorithm
 
 __all__ = ["PEAK_TOLERANCE", "Chain", "Context", "best_chain", "evaluate", "frames_of", "iterate"]
 
@@ -36,6 +38,8 @@ ILL_DEFINED = (
 # By how much a row's log density may exceed the mixture's peak through rounding alone.
 PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
 
+
+EM = Algorithm()
 
 # Iterations before a mixture that needed a safer kernel stays with it.
 _WARM_UP = 3
@@ -83,6 +87,9 @@ class Chain:
         Of the last iteration, per row, without priors.
     name : str
         How messages call it; by default ``restart`` and its position.
+    best : tuple of (float, float, Mixture), optional
+        The highest lower bound, and the log-likelihood and the mixture that go with it, where the
+        algorithm returns that one.
     """
 
     mixture: Mixture
@@ -95,6 +102,7 @@ class Chain:
     safest: Level | None = None
     log_likelihood: float = -np.inf
     name: str = ""
+    best: tuple[float, float, Mixture] | None = None
 
     @property
     def is_running(self) -> bool:
@@ -131,9 +139,14 @@ def frames_of(profile: Profile, dtype: np.dtype[Any]) -> Frames:
 
 
 def evaluate(
-    context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
+    context: Context,
+    mixtures: Sequence[Mixture],
+    levels: Sequence[Level],
+    policies: Sequence[PosteriorPolicy] = (),
 ) -> tuple[list[SufficientStatistics], list[Level]]:
     """One pass over all rows: finished statistics of each mixture, and the kernels that were used.
+
+    ``policies`` are one for each mixture, or none for EM.
 
     A row whose log density exceeds what its mixture allows has been evaluated by a kernel past its
     guard; that mixture is evaluated again by the next safer one.
@@ -142,7 +155,7 @@ def evaluate(
         safe_level(mixture, context.frames, level, quadratic=not mixture.family.is_tied)
         for mixture, level in zip(mixtures, levels, strict=True)
     ]
-    found = _pass(context, mixtures, levels)
+    found = _pass(context, mixtures, levels, policies)
     breached = [
         i
         for i, (mixture, level, one) in enumerate(zip(mixtures, levels, found, strict=True))
@@ -150,7 +163,8 @@ def evaluate(
     ]
     if breached:
         safer = [Level(levels[i] + 1) for i in breached]
-        again, used = evaluate(context, [mixtures[i] for i in breached], safer)
+        same = [policies[i] for i in breached] if policies else ()
+        again, used = evaluate(context, [mixtures[i] for i in breached], safer, same)
         for i, one, level in zip(breached, again, used, strict=True):
             found[i], levels[i] = one, level
     return found, levels
@@ -162,11 +176,21 @@ def _highest(statistics: SufficientStatistics) -> float:
 
 
 def _pass(
-    context: Context, mixtures: Sequence[Mixture], levels: Sequence[Level]
+    context: Context,
+    mixtures: Sequence[Mixture],
+    levels: Sequence[Level],
+    policies: Sequence[PosteriorPolicy],
 ) -> list[SufficientStatistics]:
     kernels = plan_batch(mixtures, levels, context.frames, quadratic=False)
     totals = [_total(context, mixture) for mixture in mixtures]
-    return run_batch(context.session, kernels, mixtures, totals=totals, device=context.device)
+    return run_batch(
+        context.session,
+        kernels,
+        mixtures,
+        totals=totals,
+        policies=policies,
+        device=context.device,
+    )
 
 
 def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
@@ -186,6 +210,7 @@ def iterate(
     options: MaximizationOptions,
     max_iter: int,
     halving: Halving | None = None,
+    algorithm: Algorithm = EM,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -200,6 +225,8 @@ def iterate(
     max_iter : int
     halving : Halving, optional
         Which chains compete, and when the worse half of those leaves. None: all run to the end.
+    algorithm : Algorithm, default=EM
+        What stands between the posterior and the M-step.
 
     Yields
     ------
@@ -213,11 +240,19 @@ def iterate(
         if not active:
             break
         found, levels = evaluate(
-            context, [chains[i].mixture for i in active], [chains[i].level for i in active]
+            context,
+            [chains[i].mixture for i in active],
+            [chains[i].level for i in active],
+            [algorithm.policy(i, len(chains[i].lower_bounds)) for i in active],
         )
         before = _best_bound(chains)
         for i, statistics, level in zip(active, found, levels, strict=True):
-            chains[i] = _advance(chains[i], statistics, level, tol, options)
+            chains[i] = _advance(chains[i], statistics, level, tol, options, algorithm)
+            held = options.fixed.mask("means", chains[i].mixture.n_components)
+            moved = algorithm.perturbed(
+                chains[i].mixture, i, len(chains[i].lower_bounds) - 1, held=held
+            )
+            chains[i] = replace(chains[i], mixture=moved)
         _retire_singular(chains)
         if halving is not None:
             _halve(chains, halving, iteration)
@@ -225,7 +260,15 @@ def iterate(
         yield _iteration_event(chains, iteration, before)
     for i, chain in enumerate(chains):
         if chain.is_running:
-            chains[i] = replace(chain, status="max_iter")
+            chains[i] = replace(_best_iterate(chain), status="max_iter")
+
+
+def _best_iterate(chain: Chain) -> Chain:
+    """The chain at its likeliest iterate, where it keeps one."""
+    if chain.best is None:
+        return chain
+    lower_bound, log_likelihood, mixture = chain.best
+    return replace(chain, lower_bound=lower_bound, log_likelihood=log_likelihood, mixture=mixture)
 
 
 def _advance(
@@ -234,11 +277,17 @@ def _advance(
     level: Level,
     tol: float,
     options: MaximizationOptions,
+    algorithm: Algorithm,
 ) -> Chain:
     log_likelihood = statistics.log_likelihood / statistics.weight
-    lower_bound = log_likelihood + options.priors.log_density(chain.mixture) / statistics.weight
+    log_prior = options.priors.log_density(chain.mixture) / statistics.weight
+    lower_bound = algorithm.lower_bound(statistics) + log_prior
+    best = chain.best
+    if algorithm.keeps_best and (best is None or lower_bound > best[0]):
+        best = (lower_bound, log_likelihood, chain.mixture)
     step = maximize(statistics, chain.mixture.family, options, previous=chain.mixture)
     converged = abs(lower_bound - chain.lower_bound) < tol
+    converged &= algorithm.may_stop(len(chain.lower_bounds))
     return replace(
         chain,
         mixture=step.mixture,
@@ -250,6 +299,7 @@ def _advance(
         status="converged" if converged else "running",
         empty=chain.empty | set(step.empty),
         safest=level if chain.safest is None else max(level, chain.safest),
+        best=best,
     )
 
 
@@ -270,7 +320,7 @@ def _halve(chains: list[Chain], halving: Halving, iteration: int) -> None:
     for i, reason in halving.leaving(histories, iteration).items():
         # One that has converged costs nothing to keep.
         if chains[i].is_running:
-            chains[i] = replace(chains[i], status="halved", reason=reason)
+            chains[i] = replace(_best_iterate(chains[i]), status="halved", reason=reason)
 
 
 def _is_out(chain: Chain) -> bool:

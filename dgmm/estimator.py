@@ -43,6 +43,14 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     reg_covar : float, default=1e-6
         Added to the diagonals of the covariances that are not fixed, in squared units of the data.
     max_iter : int, default=100
+    algorithm : {"em", "cem", "sem"}, default="em"
+        ``"cem"``: classification EM; every row counts for its likeliest component, and the
+        classification log-likelihood is what increases. ``"sem"``: stochastic EM; every row counts
+        for one component drawn from its responsibilities. It runs ``max_iter`` iterations and
+        returns the likeliest of the mixtures that it went through.
+    annealing : sequence of float, optional
+        Decreasing temperatures of at least 1 for the first iterations (deterministic annealing),
+        ``numpy.geomspace(8, 1, 20)`` for example: responsibilities are taken to the power 1 / T.
     n_init : int, default=1
         Restarts. All share every pass over the data; the one with the best lower bound is kept.
     halve_after : int, optional
@@ -118,10 +126,13 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     n_parameters_ : int
         Free parameters, which BIC and AIC count: what is fixed is not among them.
     converged_ : bool
+        Never with ``algorithm="sem"``.
     n_iter_ : int
     lower_bound_ : float
         Log-likelihood per row before the last M-step, in nats, of the best restart; with priors
-        the log posterior (its likelihood alone is ``record_.log_likelihood``).
+        the log posterior (its likelihood alone is ``record_.log_likelihood``). With
+        ``algorithm="cem"`` the classification log-likelihood takes its place, with ``"sem"`` it is
+        that of the result. Rows count by their weights.
     lower_bounds_ : list of float
         The same for every iteration.
     mixture_ : Mixture
@@ -153,6 +164,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
+        algorithm: str = "em",
+        annealing: Any = None,
         n_init: int = 1,
         halve_after: int | None = None,
         init_params: Any = "kmeans",
@@ -184,6 +197,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         self.tol = tol
         self.reg_covar = reg_covar
         self.max_iter = max_iter
+        self.algorithm = algorithm
+        self.annealing = annealing
         self.n_init = n_init
         self.halve_after = halve_after
         self.init_params = init_params
@@ -212,7 +227,7 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None) -> Self:
         """Estimate the mixture from the rows of ``X``.
 
         Parameters
@@ -220,6 +235,14 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         X : array-like, Dask array, Zarr array, path or URL, or Dataset
             Shape (n_rows, n_features), real numbers, all finite.
         y : ignored
+        sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+            A finite number of at least 0 for each row, or the name or number of the column of
+            ``X`` that holds them. A row of weight 2 counts as two rows, one of weight 0 not at
+            all, whatever it holds. A name that is a column is not looked for as a path.
+        labels : array-like, Dask array, Zarr array, path or URL, optional
+            The number of a component for rows where it is known, -1 where it is not. Known rows
+            count for their component alone, in the start as in every iteration. Not ``y``, which
+            pipelines hand on without asking.
 
         Returns
         -------
@@ -236,14 +259,14 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         """
         started = time.perf_counter()
         parameters = check_parameters(self)
-        dataset = fitting.open_rows(X)
+        dataset = fitting.open_rows(X, sample_weight, labels)
         self._check_rows(dataset)
         previous = self if self.warm_start and hasattr(self, "mixture_") else None
         outcome = fitting.fit_dataset(
             self, parameters, dataset, previous=previous, on_event=self._emit
         )
         self._keep(outcome, dataset, time.perf_counter() - started)
-        if not self.converged_ and parameters.max_iter > 0:
+        if not self.converged_ and parameters.max_iter > 0 and parameters.algorithm != "sem":
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
@@ -252,9 +275,12 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
             )
         return self
 
-    def fit_predict(self, X: Any, y: Any = None) -> Any:
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None
+    ) -> Any:
         """Fit, then label every row; see :meth:`fit` and :meth:`predict`."""
-        return self.fit(X).predict(X)
+        dataset = fitting.open_rows(X, sample_weight, labels)
+        return self.fit(dataset).predict(dataset)
 
     def _check_rows(self, dataset: Dataset) -> None:
         n_rows = dataset.n_rows
@@ -331,8 +357,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         self._check_fitted()
         return prediction.predict_rows(self, self._dataset(X), output, out)
 
-    def _dataset(self, X: Any) -> Dataset:
-        dataset = fitting.open_rows(X)
+    def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
+        dataset = fitting.open_rows(X, sample_weight)
         if dataset.n_rows < 1:
             raise InvalidDataError(
                 f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
@@ -341,22 +367,29 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         check_columns(self, dataset)
         return dataset
 
-    def evaluate(self, X: Any) -> Evaluation:
-        """Log-likelihood, BIC and AIC of the rows, in one pass over them."""
+    def evaluate(self, X: Any, sample_weight: Any = None) -> Evaluation:
+        """Log-likelihood, BIC and AIC of the rows, in one pass over them.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, Zarr array, path or URL, or Dataset
+        sample_weight : optional
+            As in :meth:`fit`. The n of BIC is the sum of the weights.
+        """
         self._check_fitted()
-        return prediction.evaluate(self, self._dataset(X))
+        return prediction.evaluate(self, self._dataset(X, sample_weight))
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log density of the rows, in nats."""
-        return self.evaluate(X).log_likelihood
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log density of the rows, by their weights, in nats."""
+        return self.evaluate(X, sample_weight).log_likelihood
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on the rows; lower is better."""
-        return self.evaluate(X).bic
+        return self.evaluate(X, sample_weight).bic
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on the rows; lower is better."""
-        return self.evaluate(X).aic
+        return self.evaluate(X, sample_weight).aic
 
     def sample(
         self,

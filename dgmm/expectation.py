@@ -99,16 +99,24 @@ class BatchPass:
         From :func:`plan_batch`.
     policy : PosteriorPolicy
     device : str, default="cpu"
+    policies : tuple of PosteriorPolicy, optional
+        One for each mixture of the batch, where they differ; ``policy`` is then not used.
     """
 
     kernels: tuple[Kernel, ...]
     policy: PosteriorPolicy = field(default_factory=Expectation)
     device: str = "cpu"
+    policies: tuple[PosteriorPolicy, ...] = ()
 
     @property
     def workspace_bytes(self) -> int:
         xp = namespace(self.device)
-        return sum(kernel.workspace_bytes(xp) for kernel in self.kernels)
+        own = sum(kernel.workspace_bytes(xp) for kernel in self.kernels)
+        # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
+        copies = (
+            8 * kernel.tile_rows(xp) * (kernel.frame.n_features + 6) for kernel in self.kernels
+        )
+        return own + max(copies, default=0)
 
     @property
     def result_bytes(self) -> int:
@@ -134,19 +142,20 @@ class BatchPass:
     ) -> Iterator[tuple[Member, SufficientStatistics]]:
         sums = kernel.zeros(xp)
         scalars = [_Scalars() for _ in kernel.members]
-        for tile in _tiles(rows, kernel.tile_rows(xp)):
+        for tile in _counted_tiles(rows, kernel.tile_rows(xp)):
             with np.errstate(all="ignore"):
                 joints = kernel.log_joint(tile.x, ws, xp)
             weight = None if tile.weight is None else xp.asarray(tile.weight)
-            for joint, scalar in zip(joints, scalars, strict=True):
+            for joint, member, scalar in zip(joints, kernel.members, scalars, strict=True):
+                policy = self.policies[member.index] if self.policies else self.policy
                 with np.errstate(all="ignore"):
-                    posterior = self.policy(joint, tile, xp)
+                    posterior = policy(joint, tile, xp)
                 scalar.add(posterior.log_density, posterior.log_assignment, weight, tile)
                 if weight is not None:
                     xp.multiply(joint, weight, out=joint)
             kernel.accumulate(joints, sums, ws, xp)
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
-            yield member, scalar.statistics(to_host(moments), kernel.frame, rows, member.log_offset)
+            yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
 
     def finish(
         self,
@@ -187,6 +196,7 @@ class _Scalars:
     log_likelihood: float = 0.0
     log_assignment: float = 0.0
     weight: float = 0.0
+    n_rows: int = 0
     peak: float = -np.inf
 
     def add(self, log_density: Any, log_assignment: Any, weight: Any, tile: Rows) -> None:
@@ -199,17 +209,16 @@ class _Scalars:
         self.log_likelihood += total
         self.log_assignment += float(log_assignment.sum(dtype=np.float64))
         self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
+        self.n_rows += tile.n_rows
         self.peak = max(self.peak, peak)
 
-    def statistics(
-        self, moments: Array, frame: Frame, rows: Rows, log_offset: float
-    ) -> SufficientStatistics:
+    def statistics(self, moments: Array, frame: Frame, log_offset: float) -> SufficientStatistics:
         return SufficientStatistics(
             moments=moments,
             frame=frame,
             log_likelihood=self.log_likelihood + self.weight * log_offset,
             weight=self.weight,
-            n_rows=rows.n_rows,
+            n_rows=self.n_rows,
             peak=self.peak + log_offset,
             log_assignment=self.log_assignment,
         )
@@ -330,12 +339,19 @@ def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
         yield rows.part(start, min(start + size, rows.n_rows))
 
 
+def _counted_tiles(rows: Rows, size: int) -> Iterator[Rows]:
+    for tile in _tiles(rows, size):
+        counted = tile.counted()
+        if counted.n_rows:
+            yield counted
+
+
 def _bad_row(tile: Rows, log_density: Any) -> InvalidDataError:
     """The error for a tile whose densities are not finite, naming its first bad row."""
     row = int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
     values = np.asarray(to_host(tile.x[row]), dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
-    where = f"row {tile.first_row + row}"
+    where = f"row {tile.position(row)}"
     if bad.size:
         return InvalidDataError(
             f"Input contains NaN or infinity: {where}, feature {bad[0]} is {values[bad[0]]}; "

@@ -16,7 +16,7 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import InvalidParameterError
+from dgmm.errors import InvalidDataError, InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.halving import halving_of
@@ -27,6 +27,7 @@ from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
+from dgmm.variants import Algorithm
 
 __all__ = [
     "FitOutcome",
@@ -71,9 +72,12 @@ class FitOutcome:
         )
 
 
-def open_rows(X: Any) -> Dataset:
-    """The dataset of anything that estimators accept."""
-    return X if isinstance(X, Dataset) else open_dataset(X)
+def open_rows(X: Any, sample_weight: Any = None, labels: Any = None) -> Dataset:
+    """The dataset of anything that estimators accept, with weights and labels where given."""
+    dataset = X if isinstance(X, Dataset) else open_dataset(X)
+    if sample_weight is not None:
+        dataset = dataset.with_weights(sample_weight)
+    return dataset if labels is None else dataset.with_labels(labels)
 
 
 def first_level(dtype: np.dtype[Any], wanted: str | None) -> Level:
@@ -117,6 +121,7 @@ def fit_dataset(
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
+        _check_counted(profile, parameters)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
         level = first_level(dataset.dtype, parameters.dtype)
@@ -129,6 +134,12 @@ def fit_dataset(
             options=options,
             max_iter=parameters.max_iter,
             halving=halving_of(parameters.halve_after, [len(chains)]),
+            algorithm=Algorithm(
+                parameters.algorithm,
+                parameters.temperatures,
+                entropy=seeds.entropy,  # type: ignore[arg-type]  # an integer was given
+                labelled=dataset.has_labels,
+            ),
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -164,14 +175,32 @@ def profile_task(
     """The profile that every fit which shares the passes needs, from the one seed of the fit."""
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
     most = max(one.n_components for one in candidates)
+    # Any node of the tree may hold a whole sample by weight or of known rows.
+    whole = dataset.has_weights or dataset.has_labels
+    size = sample_size(dataset.n_features, most, at_every_node=whole)
     return ProfilePass(
         n_rows=dataset.n_rows,
         n_features=dataset.n_features,
-        sample_size=min(dataset.n_rows, sample_size(dataset.n_features, most)),
+        sample_size=min(dataset.n_rows, size),
         seed=int(seed.generate_state(1, np.uint64)[0]),
         itemsize=dataset.dtype.itemsize,
+        weighted=dataset.has_weights,
+        labelled=dataset.has_labels,
+        n_labels=most,
         dense=any(one.family.shape.uses_whitening() for one in candidates),
     )
+
+
+def _check_counted(profile: Profile, parameters: FitParameters) -> None:
+    if not profile.weight > 0.0:
+        raise InvalidDataError(
+            "sample_weight is zero for every row; at least n_components rows need a positive weight"
+        )
+    if profile.n_rows < parameters.n_components:
+        raise InvalidDataError(
+            f"only {profile.n_rows} rows have a positive sample_weight and n_components="
+            f"{parameters.n_components}; lower n_components or weight more rows"
+        )
 
 
 def _starts(

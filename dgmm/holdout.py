@@ -97,9 +97,10 @@ class _ProfileOfFitted(_OnFitted):
 
     def evaluate(self, rows: Rows, workspace: Any) -> Profile:
         held = self.split.held(rows)
-        x = np.asarray(rows.x)
+        counted = rows.counted()
+        x = np.asarray(counted.x)
         if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
-            refuse_non_finite(x, rows.first_row)
+            refuse_non_finite(replace(counted, x=x))
         kept = _chosen(rows, ~held)
         # The threshold of the sample follows from the number of rows that it is drawn from.
         n_fitted = int(self.task.n_rows * (1.0 - self.split.share))

@@ -70,12 +70,29 @@ def fit_batch(estimator: Any, X: Any) -> None:
     """
     parameters, sizes = check_parameters(estimator), _step_sizes(estimator)
     dataset = open_rows(X)
+    _check_supported(parameters, dataset)
     is_first = not estimator.__sklearn_is_fitted__()
     _check_batch(estimator, dataset, is_first)
     taken = _advance(estimator, parameters, sizes, dataset)
     if is_first:
         record_columns(estimator, dataset)
     _keep(estimator, taken)
+
+
+def _check_supported(parameters: FitParameters, dataset: Dataset) -> None:
+    if parameters.algorithm != "em" or parameters.temperatures:
+        name = (
+            "annealing" if parameters.algorithm == "em" else f"algorithm={parameters.algorithm!r}"
+        )
+        raise InvalidParameterError(
+            f"{name} is not supported by partial_fit, whose steps are those of stepwise EM; pass "
+            "algorithm='em' and annealing=None, or use fit"
+        )
+    for name, there in (("weights", dataset.has_weights), ("labels", dataset.has_labels)):
+        if there:
+            raise InvalidParameterError(
+                f"partial_fit does not support {name} of rows, which this dataset carries; use fit"
+            )
 
 
 def _step_sizes(estimator: Any) -> StepSizes:

@@ -24,6 +24,7 @@ from dgmm.frame import Frame
 from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture
 from dgmm.profile import Sample
+from dgmm.seeding import seeded_labels
 from dgmm.statistics import SufficientStatistics
 
 __all__ = [
@@ -46,9 +47,12 @@ _ROWS_PER_COMPONENT = 32
 _FIRST_RESTART = (1, 0)
 
 
-def sample_size(n_features: int, n_components: int) -> int:
-    """Rows to sample: a function of the problem's shape alone, so that no limit changes a start."""
-    rows = min(_SAMPLE_ROWS, _SAMPLE_VALUES // n_features)
+def sample_size(n_features: int, n_components: int, *, at_every_node: bool = False) -> int:
+    """Rows to sample: a function of the problem's shape alone, so that no limit changes a start.
+
+    A quarter as many where every node of the reduction may hold them all.
+    """
+    rows = min(_SAMPLE_ROWS, _SAMPLE_VALUES // n_features) // (4 if at_every_node else 1)
     return max(rows, _ROWS_PER_COMPONENT * n_components)
 
 
@@ -66,6 +70,7 @@ def initial_mixture(
     method: Method,
     options: MaximizationOptions,
     seed: np.random.SeedSequence,
+    known: Sample | None = None,
 ) -> Mixture:
     """The start of one restart.
 
@@ -82,20 +87,30 @@ def initial_mixture(
         Of the M-step that makes a mixture of the method's assignments; nothing may be held.
     seed : numpy.random.SeedSequence
         Of this restart alone.
+    known : Sample, optional
+        Rows whose component is known. If there are some, they say where the components are and
+        which number each has, whatever the method (:mod:`dgmm.seeding`).
 
     Returns
     -------
     Mixture
         Possibly with singular components, if ``options`` do not prevent them.
     """
-    weights_of = starting_weights(sample, n_components, method=method, seed=seed)
+    weights_of = starting_weights(sample, n_components, method=method, seed=seed, known=known)
     return mixture_from(sample, family, n_components, weights_of, options)
 
 
 def starting_weights(
-    sample: Sample, n_components: int, *, method: Method, seed: np.random.SeedSequence
+    sample: Sample,
+    n_components: int,
+    *,
+    method: Method,
+    seed: np.random.SeedSequence,
+    known: Sample | None = None,
 ) -> Weights:
     """How much each sampled row counts for each component: k → shape (n_sampled,).
+
+    Sample weights come on top of it, in :func:`mixture_from`.
 
     Families can share them: only the M-step that follows knows of covariances.
 
@@ -111,16 +126,21 @@ def starting_weights(
         responsibilities of shape (n_sampled, n_components). Where both shapes are the same, they
         are means.
     seed : numpy.random.SeedSequence
+    known : Sample, optional
+        As in :func:`initial_mixture`.
 
     Raises
     ------
     InvalidParameterError
         If a callable returns anything else.
     """
+    if known is not None and len(known.rows):
+        x, origin = _centred(sample)
+        return _of_labels(seeded_labels(x, origin, sample, known, n_components, seed))
     if not isinstance(method, str):
         return _called(sample, n_components, method, seed)
     x, _ = _centred(sample)
-    return INIT_PARAMS[method](x, n_components, seed)
+    return INIT_PARAMS[method](x, n_components, seed, sample.shares)
 
 
 def mixture_from(
@@ -132,6 +152,9 @@ def mixture_from(
 ) -> Mixture:
     """The M-step of :func:`starting_weights`."""
     x, origin = _centred(sample)
+    shares = sample.shares
+    if shares is not None:
+        weights_of = _weighted(weights_of, shares)
     statistics = _statistics(x, origin, weights_of, n_components, family)
     return maximize(statistics, family, options).mixture
 
@@ -142,25 +165,40 @@ def _centred(sample: Sample) -> tuple[Array, Array]:
     return x - origin, origin
 
 
-def _kmeans(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _weighted(weights_of: Weights, shares: Array) -> Weights:
+    return lambda k: weights_of(k) * shares
+
+
+def _kmeans(
+    x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Weights:
     model = KMeans(n_clusters=n_components, n_init=1, random_state=_legacy_seed(seed))
     # With one thread scikit-learn sums in one order, whatever machine it runs on.
     with threadpool_limits(1):
-        return _of_labels(model.fit(x).labels_)
+        return _of_labels(model.fit(x, sample_weight=shares).labels_)
 
 
-def _kmeans_plusplus(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _kmeans_plusplus(
+    x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Weights:
     with threadpool_limits(1):
-        centres, _ = kmeans_plusplus(x, n_components, random_state=_legacy_seed(seed))
+        centres, _ = kmeans_plusplus(
+            x, n_components, sample_weight=shares, random_state=_legacy_seed(seed)
+        )
     return _of_labels(_nearest(x, centres))
 
 
-def _random_rows(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
-    rows = np.random.default_rng(seed).choice(len(x), size=n_components, replace=False)
+def _random_rows(
+    x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Weights:
+    chance = None if shares is None else shares / shares.sum()
+    rows = np.random.default_rng(seed).choice(len(x), size=n_components, replace=False, p=chance)
     return _of_labels(_nearest(x, x[rows]))
 
 
-def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _random(
+    x: Array, n_components: int, seed: np.random.SeedSequence, _shares: Array | None
+) -> Weights:
     # Drawn twice from the same seeds rather than kept: rows × components could be large.
     seeds = seed.spawn(n_components)
     total = np.zeros(len(x))
@@ -169,7 +207,9 @@ def _random(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weight
     return lambda k: np.random.default_rng(seeds[k]).uniform(size=len(x)) / total
 
 
-def _maxdist(x: Array, n_components: int, seed: np.random.SeedSequence) -> Weights:
+def _maxdist(
+    x: Array, n_components: int, seed: np.random.SeedSequence, _shares: Array | None
+) -> Weights:
     """Farthest-first traversal (Gonzalez 1985) from a random row."""
     row = int(np.random.default_rng(seed).integers(len(x)))
     labels = np.zeros(len(x), dtype=np.intp)
@@ -208,7 +248,7 @@ def _called(
     return lambda k: found[:, k]
 
 
-INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Weights]] = {
+INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence, Array | None], Weights]] = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
     "random": _random,
@@ -216,9 +256,10 @@ INIT_PARAMS: dict[str, Callable[[Array, int, np.random.SeedSequence], Weights]] 
     "points": _random_rows,
     "maxdist": _maxdist,
 }
-"""Methods on a sample: centred rows, K, seed → each component's weights of the rows.
+"""Methods on a sample.
 
-The names are scikit-learn's; 'points' and 'maxdist' are tgmm's.
+Centred rows, K, seed and what each row stands for (None: all the same) → each component's share of
+the rows. The names are scikit-learn's; 'points' and 'maxdist' are tgmm's.
 """
 
 

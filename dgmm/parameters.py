@@ -16,6 +16,7 @@ from dgmm.mixture import Mixture
 from dgmm.scalable_kmeans import METHOD
 from dgmm.seeds import seed_entropy
 from dgmm.sizes import parse_bytes
+from dgmm.variants import ALGORITHMS, check_annealing
 
 __all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
 
@@ -31,6 +32,8 @@ class FitParameters:
     tol: float
     reg_covar: float
     max_iter: int
+    algorithm: str
+    temperatures: tuple[float, ...]
     n_init: int
     init_params: Method
     halve_after: int | None
@@ -48,12 +51,16 @@ def check_parameters(estimator: Any) -> FitParameters:
         Naming the argument, its value and what it may be.
     """
     _integer(estimator, "verbose_interval", 1)
+    algorithm = _choice(estimator, "algorithm", ALGORITHMS)
+    max_iter = _integer(estimator, "max_iter", 0)
     return FitParameters(
         n_components=_integer(estimator, "n_components", 1),
         family=family_of(estimator.covariance_type),
         tol=_real(estimator, "tol"),
         reg_covar=_real(estimator, "reg_covar"),
-        max_iter=_integer(estimator, "max_iter", 0),
+        max_iter=max_iter,
+        algorithm=algorithm,
+        temperatures=check_annealing(estimator.annealing, algorithm, max_iter),
         n_init=_integer(estimator, "n_init", 1),
         init_params=_method(estimator.init_params),
         halve_after=(
@@ -83,6 +90,13 @@ def _real(estimator: Any, name: str) -> float:
     if not is_real or isinstance(value, bool) or not 0.0 <= value < np.inf:
         raise InvalidParameterError(f"{name}={value!r}; it must be a finite number of at least 0")
     return float(value)
+
+
+def _choice(estimator: Any, name: str, known: tuple[str, ...]) -> str:
+    value = getattr(estimator, name)
+    if not isinstance(value, str) or value not in known:
+        raise InvalidParameterError(f"{name}={value!r}; it must be one of {', '.join(known)}")
+    return value
 
 
 def _method(value: Any) -> Method:

@@ -7,6 +7,7 @@ that it has with all of them, so that memory decides how often the rows are read
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dgmm.engine.base import Session
@@ -27,6 +28,7 @@ def run_batch(
     *,
     totals: Sequence[Any] | None = None,
     policy: PosteriorPolicy | None = None,
+    policies: Sequence[PosteriorPolicy] = (),
     device: str = "cpu",
 ) -> list[SufficientStatistics]:
     """Finished statistics of every mixture on all rows.
@@ -42,6 +44,8 @@ def run_batch(
         As :meth:`dgmm.expectation.BatchPass.finish` takes them; None for each by default.
     policy : PosteriorPolicy, optional
         By default responsibilities.
+    policies : sequence of PosteriorPolicy, optional
+        One for each mixture, where they differ.
     device : str, default="cpu"
 
     Raises
@@ -49,7 +53,8 @@ def run_batch(
     MemoryLimitError
         If not even the smallest kernel fits.
     """
-    task = BatchPass(kernels, Expectation() if policy is None else policy, device)
+    shared = Expectation() if policy is None else policy
+    task = BatchPass(kernels, shared, device, tuple(policies))
     merged = BatchStatistics(tuple(run_members(session, task)))
     given = [None] * len(mixtures) if totals is None else totals
     return list(task.finish(merged, mixtures, given).members)
@@ -70,8 +75,9 @@ def _run(session: Session, task: BatchPass) -> dict[int, Any]:
         half = len(task.kernels) // 2
         if not half:
             raise
-        first = BatchPass(task.kernels[:half], task.policy, task.device)
-        second = BatchPass(task.kernels[half:], task.policy, task.device)
+        # Policies go by a mixture's position in the whole batch, which its kernel knows.
+        first = replace(task, kernels=task.kernels[:half])
+        second = replace(task, kernels=task.kernels[half:])
         return _run(session, first) | _run(session, second)
     indices = sorted(member.index for kernel in task.kernels for member in kernel.members)
     return dict(zip(indices, members, strict=True))

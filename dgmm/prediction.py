@@ -10,6 +10,7 @@ import numpy as np
 from dgmm.data.dataset import Dataset, Rows
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
+from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
@@ -59,6 +60,8 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
     engine = engine_for(estimator.engine, dataset)
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
         (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
+    if not statistics.weight > 0.0:
+        raise InvalidDataError("sample_weight is zero for every row; nothing is left to score")
     return statistics.log_likelihood, statistics.weight
 
 
@@ -99,7 +102,7 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
 
 
 def _in_memory(dataset: Dataset) -> bool:
-    return all(block.is_resident for block in dataset.blocks)
+    return all(block.holds_rows for block in dataset.blocks)
 
 
 def _streamed(

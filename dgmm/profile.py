@@ -8,7 +8,7 @@ smallest counter-based hashes of (seed, row): mergeable, and the same whatever t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,24 +35,80 @@ class Sample:
     x : array of shape (n_sampled, n_features)
     size : int
         Most rows to keep.
+    weight : array of shape (n_sampled,), float64, optional
+        Sample weights. The keys are then −log(u) / w in float64, so that rows are drawn in
+        proportion to their weights (Efraimidis and Spirakis 2006).
+    labels : array of shape (n_sampled,), int64, optional
+        Known components, -1 where unknown.
+    least_dropped : float, default=inf
+        The smallest weighted key that was not kept.
     """
 
     rows: Array
     keys: Array
     x: Array
     size: int
+    weight: Array | None = None
+    labels: Array | None = None
+    least_dropped: float = np.inf
 
     def merge(self, other: Sample) -> Sample:
         """The sample of both sets of rows."""
-        rows = np.concatenate([self.rows, other.rows])
-        keys = np.concatenate([self.keys, other.keys])
-        keep = _smallest(keys, self.size)
-        if keep.size == keys.size:
-            return Sample(rows, keys, np.concatenate([self.x, other.x]), self.size)
+        both = Sample(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.keys, other.keys]),
+            np.empty(0),
+            self.size,
+            _joined(self.weight, other.weight),
+            _joined(self.labels, other.labels),
+            min(self.least_dropped, other.least_dropped),
+        )
+        keep = _smallest(both.keys, self.size)
         mine = keep[keep < len(self.rows)]
         theirs = keep[keep >= len(self.rows)] - len(self.rows)
-        x = np.concatenate([self.x[mine], other.x[theirs]])
-        return Sample(rows[keep], keys[keep], x, self.size)
+        # The rows themselves are cut before they are joined: they are most of the memory.
+        x = np.concatenate([_taken(self.x, mine), _taken(other.x, theirs)])
+        return replace(both.only(keep), x=x)
+
+    def only(self, keep: Array) -> Sample:
+        """The sample of the rows ``keep``, without their values."""
+        return replace(
+            self,
+            rows=self.rows[keep],
+            keys=self.keys[keep],
+            weight=None if self.weight is None else self.weight[keep],
+            labels=None if self.labels is None else self.labels[keep],
+            least_dropped=min(self.least_dropped, self._first_without(keep)),
+        )
+
+    @property
+    def shares(self) -> Array | None:
+        """What each sampled row stands for, relative to the mean of all: None for equal parts.
+
+        A row's weight divided by the probability with which it was drawn, given the smallest key
+        that was dropped (Cohen and Kaplan 2007): the weight itself where nothing was dropped, about
+        the same for all rows where most were.
+        """
+        if self.weight is None or not len(self.weight):
+            return None
+        share = self.weight
+        if np.isfinite(self.least_dropped):
+            share = share / -np.expm1(-share * self.least_dropped)
+        return share / share.mean()
+
+    def _first_without(self, keep: Array) -> float:
+        if self.weight is None or len(keep) == len(self.keys):
+            return np.inf
+        dropped = np.delete(self.keys, keep)
+        return float(dropped.min())
+
+
+def _joined(mine: Array | None, theirs: Array | None) -> Array | None:
+    return None if mine is None or theirs is None else np.concatenate([mine, theirs])
+
+
+def _taken(values: Array, keep: Array) -> Array:
+    return values if len(keep) == len(values) else values[keep]
 
 
 def _smallest(keys: Array, size: int) -> Array:
@@ -86,6 +142,8 @@ class Profile:
         Σ w (x − mean)(x − mean)ᵀ, or its diagonal where no more was asked for.
     least, most : array of shape (n_features,), float64
     sample : Sample
+    known : Sample, optional
+        Of the rows whose component is known, where the rows carry labels.
     """
 
     n_rows: int
@@ -95,6 +153,7 @@ class Profile:
     least: Array
     most: Array
     sample: Sample
+    known: Sample | None = None
 
     @property
     def constant_features(self) -> tuple[int, ...]:
@@ -126,6 +185,9 @@ class Profile:
             least=np.minimum(self.least, other.least),
             most=np.maximum(self.most, other.most),
             sample=self.sample.merge(other.sample),
+            known=None
+            if self.known is None or other.known is None
+            else self.known.merge(other.known),
         )
 
 
@@ -145,6 +207,10 @@ class ProfilePass:
         Bytes of one stored value.
     dense : bool, default=True
         False computes the diagonal of the scatter alone.
+    weighted, labelled : bool, default=False
+        What the rows carry.
+    n_labels : int, optional
+        Labels lie below it.
     """
 
     n_rows: int
@@ -153,63 +219,109 @@ class ProfilePass:
     seed: int
     itemsize: int
     dense: bool = True
+    weighted: bool = False
+    labelled: bool = False
+    n_labels: int | None = None
 
     @property
     def workspace_bytes(self) -> int:
-        return 3 * 8 * _TILE_ROWS * self.n_features + 16 * self.n_features**2
+        return 4 * 8 * _TILE_ROWS * self.n_features + 16 * self.n_features**2
 
     @property
     def result_bytes(self) -> int:
-        # Samples are bounded together, not each: most nodes hold few of the rows.
-        return 8 * self.n_features * (self.n_features if self.dense else 1)
+        moments = 8 * self.n_features * (self.n_features if self.dense else 1)
+        # Plain samples are bounded together, not each: most nodes hold few of the rows.
+        return moments + (self.weighted + self.labelled) * self._one_sample_bytes
 
     @property
     def sample_bytes(self) -> int:
         """Bytes of all samples together while they are merged."""
-        return 2 * self.sample_size * (self.n_features * self.itemsize + 16)
+        return 2 * (1 + self.labelled) * self._one_sample_bytes
+
+    @property
+    def _one_sample_bytes(self) -> int:
+        columns = 16 + 8 * self.weighted + 8 * self.labelled
+        return self.sample_size * (self.n_features * self.itemsize + columns)
 
     def workspace(self) -> None:
         return None
 
     def evaluate(self, rows: Rows, workspace: None) -> Profile:
-        profile: Profile | None = None
+        self._check_labels(rows)
         sample = self.sample_of(rows)
+        known = self._known(rows) if self.labelled else None
         empty = Sample(sample.rows[:0], sample.keys[:0], sample.x[:0], sample.size)
-        for x, first_row in _float64_tiles(rows):
-            one = self._moments(x, first_row, empty)
-            profile = one if profile is None else profile.merge(one)
-        assert profile is not None
-        return Profile(
-            profile.n_rows, profile.weight, profile.mean, profile.scatter,
-            profile.least, profile.most, sample,
-        )  # fmt: skip
+        profile = self._nothing(empty)
+        for tile in _tiles(rows):
+            one = self._moments(tile, empty)
+            profile = one if not profile.n_rows else profile.merge(one)
+        return replace(profile, sample=sample, known=known)
 
-    def _moments(self, x: Array, first_row: int, sample: Sample) -> Profile:
-        mean = x.mean(axis=0)
+    def _nothing(self, sample: Sample) -> Profile:
+        zeros, far = np.zeros(self.n_features), np.full(self.n_features, np.inf)
+        scatter = np.zeros((self.n_features,) * (2 if self.dense else 1))
+        return Profile(0, 0.0, zeros, scatter, far, -far, sample)
+
+    def _moments(self, rows: Rows, sample: Sample) -> Profile:
+        x, weight = rows.x, rows.weight
+        mean = np.average(x, axis=0, weights=weight)
         if not np.all(np.isfinite(mean)):
-            refuse_non_finite(x, first_row)
+            refuse_non_finite(rows)
         centred = x - mean
         # A sum of far values is short of digits that the sum of what is left over still has.
-        correction = centred.mean(axis=0)
+        correction = np.average(centred, axis=0, weights=weight)
         mean, centred = mean + correction, centred - correction
+        weighted = centred if weight is None else centred * weight[:, None]
         with np.errstate(over="ignore", invalid="ignore"):
             dense = self.dense
-            scatter = centred.T @ centred if dense else np.einsum("bi,bi->i", centred, centred)
+            scatter = weighted.T @ centred if dense else np.einsum("bi,bi->i", weighted, centred)
         if not np.all(np.isfinite(scatter)):
             raise InvalidDataError(
-                f"rows {first_row} to {first_row + len(x) - 1}: values up to "
+                f"rows {rows.position(0)} to {rows.position(len(x) - 1)}: values up to "
                 f"{np.abs(x).max():g} overflow when squared; rescale the data"
             )
-        return Profile(len(x), float(len(x)), mean, scatter, x.min(axis=0), x.max(axis=0), sample)
+        total = float(len(x)) if weight is None else float(weight.sum())
+        return Profile(len(x), total, mean, scatter, x.min(axis=0), x.max(axis=0), sample)
 
     def sample_of(self, rows: Rows, eligible: Array | None = None) -> Sample:
         """The sample of some rows, or of those among them that are eligible."""
-        keys = hash_rows(self.seed, rows.first_row, rows.n_rows)
-        low = keys <= self._threshold
-        keep = np.flatnonzero(low if eligible is None else low & eligible)
-        keep = keep[_smallest(keys[keep], self.sample_size)]
-        x = np.array(rows.x[keep])
-        return Sample(keep + rows.first_row, keys[keep], x, self.sample_size)
+        keys: Array = hash_rows(self.seed, rows.first_row, rows.n_rows)
+        counts = keys <= self._threshold if rows.weight is None else rows.weight > 0.0
+        keep = np.flatnonzero(counts if eligible is None else counts & eligible)
+        return self._drawn(rows, keep, keys)
+
+    def _known(self, rows: Rows) -> Sample:
+        keys = hash_rows(self.seed + 1, rows.first_row, rows.n_rows)
+        counts = rows.labels >= 0
+        if rows.weight is not None:
+            counts &= rows.weight > 0
+        return self._drawn(rows, np.flatnonzero(counts), keys)
+
+    def _drawn(self, rows: Rows, candidates: Array, keys: Array) -> Sample:
+        """The sample of some of the rows, given hashes of all."""
+        weight = None if rows.weight is None else rows.weight[candidates]
+        keys = keys[candidates]
+        found = Sample(
+            candidates + rows.first_row,
+            keys if weight is None else _weighted_keys(keys, weight),
+            np.empty(0),
+            self.sample_size,
+            weight,
+            None if rows.labels is None else rows.labels[candidates],
+        )
+        keep = _smallest(found.keys, self.sample_size)
+        return replace(found.only(keep), x=np.array(rows.x[candidates[keep]]))
+
+    def _check_labels(self, rows: Rows) -> None:
+        if rows.labels is None or self.n_labels is None:
+            return
+        wrong = np.flatnonzero(rows.labels >= self.n_labels)
+        if wrong.size:
+            raise InvalidDataError(
+                f"labels: row {rows.first_row + wrong[0]} has {rows.labels[wrong[0]]}, and there "
+                f"are {self.n_labels} components, numbered from 0; raise n_components or pass -1 "
+                "where the component is unknown"
+            )
 
     @property
     def _threshold(self) -> np.uint64:
@@ -220,21 +332,30 @@ class ProfilePass:
         return np.uint64(top if share >= 1.0 else min(top, int(share * 2.0**64)))
 
 
-def _float64_tiles(rows: Rows) -> Iterator[tuple[Array, int]]:
+def _weighted_keys(hashes: Array, weight: Array) -> Array:
+    """−log(u) / w with u in (0, 1] from the hashes."""
+    u = ((hashes >> np.uint64(11)) + 1.0) * 2.0**-53
+    return -np.log(u) / weight
+
+
+def _tiles(rows: Rows) -> Iterator[Rows]:
+    """The rows that count, a few at a time, in float64."""
     for start in range(0, rows.n_rows, _TILE_ROWS):
-        tile = rows.x[start : start + _TILE_ROWS]
-        yield np.asarray(tile, dtype=np.float64), rows.first_row + start
+        tile = rows.part(start, min(start + _TILE_ROWS, rows.n_rows)).counted()
+        if tile.n_rows:
+            yield replace(tile, x=np.asarray(tile.x, dtype=np.float64))
 
 
-def refuse_non_finite(x: Array, first_row: int) -> None:
+def refuse_non_finite(rows: Rows) -> None:
+    """Raise the error for rows that do not sum to anything finite, naming the first bad value."""
+    x = rows.x
+    where = f"rows {rows.position(0)} to {rows.position(len(x) - 1)}"
     bad = np.argwhere(~np.isfinite(x))
     if not len(bad):
-        raise InvalidDataError(
-            f"rows {first_row} to {first_row + len(x) - 1} overflow when summed; rescale the data"
-        )
+        raise InvalidDataError(f"{where} overflow when summed; rescale the data")
     row, feature = (int(i) for i in bad[0])
     raise InvalidDataError(
-        f"Input contains NaN or infinity: row {first_row + row}, feature {feature} is "
-        f"{x[row, feature]} ({len(np.unique(bad[:, 0]))} such rows among rows {first_row} to "
-        f"{first_row + len(x) - 1}); remove or impute such rows"
+        f"Input contains NaN or infinity: row {rows.position(row)}, feature {feature} is "
+        f"{x[row, feature]} ({len(np.unique(bad[:, 0]))} such rows among {where}); remove or "
+        "impute such rows"
     )

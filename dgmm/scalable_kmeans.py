@@ -337,7 +337,11 @@ def _tiles(rows: Rows) -> list[Rows]:
 
 
 def _offsets(tile: Rows, origin: Array) -> Array:
-    return np.asarray(to_host(tile.x), dtype=np.float64) - origin
+    z = np.asarray(to_host(tile.x), dtype=np.float64) - origin
+    if tile.weight is not None:
+        # Such rows may hold anything at all.
+        z[np.asarray(to_host(tile.weight)) == 0.0] = 0.0
+    return z
 
 
 def _nearest(z: Array, candidates: Array) -> tuple[Array, Array]:

@@ -37,9 +37,10 @@ def reserved_bytes(candidates: Sequence[FitParameters], task: ProfilePass) -> in
     task : ProfilePass
     """
     d = task.n_features
+    n_sampled = (1 + task.labelled) * task.sample_size
     # Starts are made one after the other.
     total = task.sample_bytes + max(
-        working_bytes(task.sample_size, d, one.n_components) for one in candidates
+        working_bytes(n_sampled, d, one.n_components) for one in candidates
     )
     for one in candidates:
         covariances = 8 * int(np.prod(one.family.covariances_shape(one.n_components, d)))
@@ -71,7 +72,11 @@ def start_finders(
     options : MaximizationOptions
         Of the M-steps that make mixtures; nothing may be held.
     """
-    shared = _Parallel if candidates[0].init_params == METHOD else _Sampled
+    known = context.profile.known
+    # Rows whose component is known say where the components are, whatever the method.
+    seeded = known is not None and len(known.rows) > 0
+    is_parallel = candidates[0].init_params == METHOD and not seeded
+    shared = _Parallel if is_parallel else _Sampled
     starts = shared(candidates, context, level, seeds, options)
     return [
         [partial(starts.find, i, restart) for restart in range(len(ours))]
@@ -93,19 +98,25 @@ class _Sampled:
         del level
         self._options = options
         self._candidates, self._seeds = candidates, seeds
-        self._sample = context.profile.sample
-        self._known: dict[Any, Any] = {}
+        self._sample, self._known = context.profile.sample, context.profile.known
+        self._latest: dict[Any, Any] = {}
 
     def find(self, candidate: int, restart: int) -> Mixture:
         parameters, seed = self._candidates[candidate], self._seeds[candidate][restart]
         k = parameters.n_components
         key = (k, seed.entropy, seed.spawn_key)
-        if key not in self._known:
+        if key not in self._latest:
             # One entry only: it holds a number for every sampled row.
-            self._known = {
-                key: starting_weights(self._sample, k, method=parameters.init_params, seed=seed)
+            self._latest = {
+                key: starting_weights(
+                    self._sample,
+                    k,
+                    method=parameters.init_params,
+                    seed=seed,
+                    known=self._known,
+                )
             }
-        return mixture_from(self._sample, parameters.family, k, self._known[key], self._options)
+        return mixture_from(self._sample, parameters.family, k, self._latest[key], self._options)
 
 
 class _Parallel:

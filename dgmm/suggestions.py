@@ -96,6 +96,7 @@ def _profile(X: Any, family: CovarianceFamily, engine: Any, memory_limit: int | 
         seed=0,
         itemsize=dataset.dtype.itemsize,
         dense=family.shape.uses_whitening(),
+        weighted=dataset.has_weights,
     )
     runner = engine_for(engine, dataset)
     with (
@@ -107,6 +108,11 @@ def _profile(X: Any, family: CovarianceFamily, engine: Any, memory_limit: int | 
 
 def _scale(profile: Profile, family: CovarianceFamily) -> Any:
     """The rows' covariance in the shape of one covariance: all of it, or its mean variance."""
+    if not profile.weight > 1.0:
+        raise InvalidDataError(
+            f"suggest_priors needs rows that count for more than one; the weights of X sum to "
+            f"{profile.weight:g}"
+        )
     covariance: Any = profile.scatter / (profile.weight - 1.0)
     if covariance.ndim == 2:
         definite = bool(np.all(np.isfinite(family.shape.factorise(covariance))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -49,12 +49,15 @@ class Rows:
         Sample weights; None counts every row once.
     labels : array of shape (n_rows,), optional
         Known components, -1 where unknown; None if there are none.
+    offsets : array of shape (n_rows,), int64, optional
+        Each row's distance from ``first_row`` where rows were left out; None: 0, 1, 2, …
     """
 
     x: Any
     first_row: int = 0
     weight: Any = None
     labels: Any = None
+    offsets: Any = None
 
     @property
     def n_rows(self) -> int:
@@ -66,7 +69,21 @@ class Rows:
         def cut(values: Any) -> Any:
             return None if values is None else values[start:stop]
 
+        if self.offsets is not None:
+            raise ValueError("rows of which some were left out cannot be cut again")
         return Rows(self.x[start:stop], self.first_row + start, cut(self.weight), cut(self.labels))
+
+    def counted(self) -> Rows:
+        """The rows that count: without those of weight zero, which may hold anything at all."""
+        if self.weight is None or np.all(self.weight):
+            return self
+        kept = np.flatnonzero(self.weight)
+        labels = None if self.labels is None else self.labels[kept]
+        return Rows(self.x[kept], self.first_row, self.weight[kept], labels, kept)
+
+    def position(self, index: int) -> int:
+        """Global index of row ``index`` of these."""
+        return self.first_row + (index if self.offsets is None else int(self.offsets[index]))
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,25 @@ class Block(ABC):
     def is_resident(self) -> bool:
         """True if the rows are in memory already, so that reading them costs and copies nothing."""
         return False
+
+    @property
+    def holds_rows(self) -> bool:
+        """True if the values are in memory, even where weights or labels have to be read."""
+        return self.is_resident
+
+    @property
+    def has_weight(self) -> bool:
+        """True if its rows carry weights."""
+        return False
+
+    @property
+    def has_labels(self) -> bool:
+        """True if its rows carry labels."""
+        return False
+
+    def over(self, change: Callable[[Block], Block]) -> Block:
+        """The same block with the source of its values changed, whatever is wrapped around it."""
+        return change(self)
 
     @property
     def name(self) -> str:
@@ -171,6 +207,56 @@ class Dataset:
     @cached_property
     def n_rows(self) -> int:
         return sum(block.n_rows for block in self.blocks)
+
+    @property
+    def has_weights(self) -> bool:
+        """True if the rows carry weights."""
+        return any(block.has_weight for block in self.blocks)
+
+    @property
+    def has_labels(self) -> bool:
+        """True if the rows carry labels."""
+        return any(block.has_labels for block in self.blocks)
+
+    def with_weights(self, weights: Any) -> Dataset:
+        """The dataset with a weight for each row.
+
+        Parameters
+        ----------
+        weights : array_like, Dask array, zarr.Array, path, URL, Dataset, str or int
+            Finite numbers of at least 0, shape (n_rows,); or the name or number of a column, which
+            is then no longer a feature. A weight of 0 leaves a row out, whatever it holds. Values
+            are checked as they are read.
+
+        Raises
+        ------
+        InvalidDataError
+            If there is not one weight for each row.
+        InvalidParameterError
+            If a column is named that is not there, or the rows carry weights already.
+        """
+        from dgmm.data.pairing import with_weights
+
+        return with_weights(self, weights)
+
+    def with_labels(self, labels: Any) -> Dataset:
+        """The dataset with a known component for some rows.
+
+        Parameters
+        ----------
+        labels : array_like, Dask array, zarr.Array, path, URL or Dataset
+            Shape (n_rows,): the number of a component, -1 where it is unknown.
+
+        Raises
+        ------
+        InvalidDataError
+            If there is not one label for each row.
+        InvalidParameterError
+            If the rows carry labels already.
+        """
+        from dgmm.data.pairing import with_labels
+
+        return with_labels(self, labels)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -135,10 +135,11 @@ def remote_rows(block: Block) -> Any:
 
 
 def _without_rows(item: BlockWork) -> BlockWork:
-    block = item.block
-    return item._replace(
-        block=GivenBlock(block.first_row, block.n_rows, block.n_features, block.dtype)
-    )
+    return item._replace(block=item.block.over(_placeholder))
+
+
+def _placeholder(block: Block) -> Block:
+    return GivenBlock(block.first_row, block.n_rows, block.n_features, block.dtype)
 
 
 def assign(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -333,9 +333,13 @@ def _with_values(work: tuple[BlockWork, ...], given: Sequence[Any]) -> tuple[Blo
     if not given:
         return work
     return tuple(
-        item._replace(block=replace(item.block, values=values))  # type: ignore[call-arg]
+        item._replace(block=item.block.over(_giver(values)))
         for item, values in zip(work, given, strict=True)
     )
+
+
+def _giver(values: Any) -> Callable[[Block], Block]:
+    return lambda block: replace(block, values=values)  # type: ignore[call-arg]
 
 
 @contextmanager
