@@ -191,7 +191,7 @@ def test_y_is_ignored():
     assert_array_equal(dgmm.GaussianMixture(3, random_state=0).fit(X, TRUE).means_, fitted().means_)
 
 
-# ------------------------------------------------------------------------------------ what else holds
+# -------------------------------------------------------------------------- what else holds
 
 
 def test_annealing_does_not_move_held_means():

@@ -135,7 +135,7 @@ def test_a_start_from_part_of_the_rows_is_that_of_repeated_rows_nearly(seed, mon
     assert gm.weights_[gm.means_[:, 0] > 2].sum() == pytest.approx(right, abs=0.06)
 
 
-@pytest.mark.parametrize("init_params", ["k-means||", "maxdist", lambda x, k, seed: x[:k]])
+@pytest.mark.parametrize("init_params", ["k-means||", "maxdist", lambda x, k, _seed: x[:k]])
 def test_every_start_honours_the_weights(init_params):
     rows, weight = X.copy(), np.where(X[:, 0] > 2, 3.0, 1.0)
     rows[::7], weight[::7] = np.nan, 0.0
