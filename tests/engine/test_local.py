@@ -170,6 +170,8 @@ def test_interrupt_stops_the_pass_and_leaves_the_session_usable() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         task.go.set()
 
+    # A shell that starts a program in the background has it ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with LocalEngine(2).session(dataset) as session:
         helper = threading.Thread(target=interrupt)
         helper.start()
@@ -178,6 +180,7 @@ def test_interrupt_stops_the_pass_and_leaves_the_session_usable() -> None:
             while True:
                 session.run(task)
         helper.join(30)
+        signal.signal(signal.SIGINT, before)
         assert session.run(ToyTask()).total == serial_oracle(dataset, ToyTask()).total
 
 
