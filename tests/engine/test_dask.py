@@ -241,7 +241,8 @@ def test_workers_forget_a_closed_session(engine: DaskEngine) -> None:
     wait_until_forgotten(engine)
     with engine.session(dataset) as session:
         session.run(ToyTask())
-        assert sum(engine.client.run(cached_bytes).values()) == dataset.nbytes
+        # A task that a busy worker gave away leaves its blocks in two caches.
+        assert sum(engine.client.run(cached_bytes).values()) >= dataset.nbytes
     wait_until_forgotten(engine)
 
 
