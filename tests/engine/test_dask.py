@@ -237,17 +237,12 @@ def test_no_workers_is_an_error_within_the_deadline(client: Client) -> None:
 
 def test_workers_forget_a_closed_session(engine: DaskEngine) -> None:
     dataset = toy()
-    # Sessions of earlier tests are forgotten in the background too.
-    wait_until_forgotten(engine)
     with engine.session(dataset) as session:
+        name = session._name
         session.run(ToyTask())
         # A task that a busy worker gave away leaves its blocks in two caches.
-        assert sum(engine.client.run(cached_bytes).values()) >= dataset.nbytes
-    wait_until_forgotten(engine)
-
-
-def wait_until_forgotten(engine: DaskEngine) -> None:
-    eventually(lambda: not any(engine.client.run(cached_bytes).values()))
+        assert sum(engine.client.run(cached_bytes, name).values()) >= dataset.nbytes
+    eventually(lambda: not any(engine.client.run(cached_bytes, name).values()))
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -257,8 +252,9 @@ def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
         assert monotonic() < deadline
 
 
-def cached_bytes() -> int:
-    return sum(session.cache.nbytes for session in worker._sessions.values())
+def cached_bytes(name: str) -> int:
+    session = worker._sessions.get(name)
+    return 0 if session is None else session.cache.nbytes
 
 
 def test_scheduler_forgets_the_tasks_of_a_pass(engine: DaskEngine) -> None:
