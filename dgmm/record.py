@@ -56,6 +56,11 @@ class RestartRecord:
         Why it was retired or halved, empty otherwise.
     log_likelihood : float
         Per row, in nats, without priors: of the same mixture as ``lower_bound``.
+    evaluations : int
+        Mixtures evaluated on all rows; more than ``n_iter`` where a pass tried several.
+    gap : float
+        Under acceleration, the estimated gap to the optimum, per row in nats (∞ before there is
+        an estimate): what the fit stopped by, never a guarantee. NaN otherwise.
     """
 
     status: str
@@ -65,6 +70,8 @@ class RestartRecord:
     kernel: str
     reason: str = ""
     log_likelihood: float = float("-inf")
+    evaluations: int = 0
+    gap: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,9 @@ class FitRecord:
     restarts : tuple of RestartRecord
     notes : tuple of str
         What a user should know: constant columns, empty components, safer kernels.
+    acceleration : str
+        What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
+        empty without.
     """
 
     rows: int
@@ -102,6 +112,12 @@ class FitRecord:
     device: str
     restarts: tuple[RestartRecord, ...]
     notes: tuple[str, ...]
+    acceleration: str = ""
+
+    @property
+    def evaluations(self) -> int:
+        """Mixtures evaluated on all rows, by all restarts."""
+        return sum(one.evaluations for one in self.restarts)
 
     @property
     def log_likelihood(self) -> float:

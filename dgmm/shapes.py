@@ -18,6 +18,7 @@ from scipy.linalg import solve_triangular
 
 from dgmm.features import Layout, pack_symmetric, unpack_symmetric
 from dgmm.frame import Frame, invert_lower
+from dgmm.log_cholesky import ELEMENTWISE, TRIANGULAR, LogCholesky
 
 __all__ = ["DIAGONAL", "MATRIX", "SCALAR", "CovarianceShape"]
 
@@ -26,6 +27,8 @@ Array = np.ndarray[Any, Any]
 
 class CovarianceShape(ABC):
     """How a covariance is stored, factored and estimated. Stateless."""
+
+    log_cholesky: LogCholesky
 
     @abstractmethod
     def trailing(self, n_features: int) -> tuple[int, ...]:
@@ -128,6 +131,10 @@ class CovarianceShape(ABC):
         """Covariances whose eigenvalues are at least ``floor``."""
 
     @abstractmethod
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        """The least eigenvalue of each covariance."""
+
+    @abstractmethod
     def uses_whitening(self) -> bool:
         """True if a whitened frame conditions this shape better (it then mixes features)."""
 
@@ -138,6 +145,8 @@ class CovarianceShape(ABC):
 
 class _Matrix(CovarianceShape):
     """A symmetric matrix."""
+
+    log_cholesky = TRIANGULAR
 
     def trailing(self, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
@@ -251,6 +260,9 @@ class _Matrix(CovarianceShape):
         # What is above the floor already keeps its bits.
         return np.where(values[..., :1, None] < floor, raised, covariances)
 
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        return np.linalg.eigvalsh(covariances)[..., 0]
+
     def uses_whitening(self) -> bool:
         return True
 
@@ -260,6 +272,8 @@ class _Matrix(CovarianceShape):
 
 class _Elementwise(CovarianceShape):
     """What a diagonal and a single variance share: arithmetic by element."""
+
+    log_cholesky = ELEMENTWISE
 
     def factorise(self, covariances: Array) -> Array:
         valid = np.isfinite(covariances) & (covariances > 0)
@@ -307,6 +321,9 @@ class _Diagonal(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return matrix * vectors
+
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        return covariances.min(axis=-1)
 
     def select(self, covariances: Array, features: Array) -> Array:
         return covariances[..., features]
@@ -363,6 +380,9 @@ class _Scalar(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return np.asarray(matrix)[..., None] * vectors
+
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        return covariances
 
     def select(self, covariances: Array, features: Array) -> Array:
         return covariances
