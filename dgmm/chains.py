@@ -81,7 +81,7 @@ class Chain:
             reason=self.reason,
             log_likelihood=self.log_likelihood,
             evaluations=len(self.lower_bounds) if state is None else state.evaluations,
-            gap=float("nan") if state is None else state.gap,
+            gap=None if state is None else state.gap,
         )
 
 

@@ -39,7 +39,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         ``"full"``, ``"diag"``, ``"spherical"``, ``"tied_full"`` (also ``"tied"``), ``"tied_diag"``
         or ``"tied_spherical"``.
     tol : float, default=1e-3
-        EM stops when the lower bound per row changes by less, in nats.
+        EM stops when the lower bound per row changes by less, in nats; with ``acceleration``,
+        when the estimated gap to the optimum is less.
     reg_covar : float, default=1e-6
         Added to the diagonals of the covariances that are not fixed, in squared units of the data.
     max_iter : int, default=100
@@ -57,6 +58,13 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         Iterations after which the worse half of the restarts leaves, by their projected lower
         bounds; after twice as many half of the rest, and so on (successive halving). None: all
         run to the end.
+    acceleration : {None, "auto", "computing", "reading"}, default=None
+        Fewer passes to the same likelihood: points beyond EM's own next one are tried, and kept
+        where a certified lower bound does not fall. ``"auto"`` takes one point of each restart a
+        pass where computing is the bottleneck, and several where reading is; the other values
+        say which it is. ``reg_covar`` is then a penalty, so that nothing falls, and
+        ``algorithm`` other than ``"em"`` and ``annealing`` go without. See the page on
+        acceleration.
     init_params : str or callable, default="kmeans"
         How a restart begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` (responsibilities),
         ``"random_from_data"`` (also ``"points"``) or ``"maxdist"`` on a sample of the rows (all
@@ -132,7 +140,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         Log-likelihood per row before the last M-step, in nats, of the best restart; with priors
         the log posterior (its likelihood alone is ``record_.log_likelihood``). With
         ``algorithm="cem"`` the classification log-likelihood takes its place, with ``"sem"`` it is
-        that of the result. Rows count by their weights.
+        that of the result. With ``acceleration`` it is certified: the result is no lower. Rows
+        count by their weights.
     lower_bounds_ : list of float
         The same for every iteration.
     mixture_ : Mixture
@@ -168,6 +177,7 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         annealing: Any = None,
         n_init: int = 1,
         halve_after: int | None = None,
+        acceleration: str | None = None,
         init_params: Any = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
@@ -201,6 +211,7 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         self.annealing = annealing
         self.n_init = n_init
         self.halve_after = halve_after
+        self.acceleration = acceleration
         self.init_params = init_params
         self.weights_init = weights_init
         self.means_init = means_init

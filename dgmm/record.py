@@ -58,9 +58,9 @@ class RestartRecord:
         Per row, in nats, without priors: of the same mixture as ``lower_bound``.
     evaluations : int
         Mixtures evaluated on all rows; more than ``n_iter`` where a pass tried several.
-    gap : float
+    gap : float, optional
         Under acceleration, the estimated gap to the optimum, per row in nats (∞ before there is
-        an estimate): what the fit stopped by, never a guarantee. NaN otherwise.
+        an estimate): what the fit stopped by, never a guarantee.
     """
 
     status: str
@@ -71,7 +71,7 @@ class RestartRecord:
     reason: str = ""
     log_likelihood: float = float("-inf")
     evaluations: int = 0
-    gap: float = float("nan")
+    gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class FitRecord:
         What a user should know: constant columns, empty components, safer kernels.
     acceleration : str
         What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
-        empty without.
+        ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
     """
 
     rows: int

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.acceleration.lbfgs import n_pairs
 from dgmm.em import Context
 from dgmm.guard import Level
 from dgmm.initialization import mixture_from, starting_weights, working_bytes
@@ -46,8 +47,18 @@ def reserved_bytes(candidates: Sequence[FitParameters], task: ProfilePass) -> in
         covariances = 8 * int(np.prod(one.family.covariances_shape(one.n_components, d)))
         drawn = candidate_bytes(d, one.n_components) if one.init_params == METHOD else 0
         # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
-        total += one.n_init * (8 * covariances + drawn)
+        kept = 0 if one.acceleration is None else accelerator_bytes(one, d)
+        total += one.n_init * (8 * covariances + drawn + kept)
     return total
+
+
+def accelerator_bytes(parameters: FitParameters, n_features: int) -> int:
+    """What the driver keeps of each accelerated restart: pairs, points, candidates."""
+    k, d = parameters.n_components, n_features
+    size = k + k * d + parameters.family.n_parameters(k, d)
+    covariances = int(np.prod(parameters.family.covariances_shape(k, d)))
+    # A pair being added is a copy of them all; points have their mixtures' factors and inverses.
+    return 8 * (4 * n_pairs(size) * size + 24 * covariances)
 
 
 def start_finders(

@@ -107,6 +107,7 @@ ESTIMATOR_ARGUMENTS = (
     "max_iter",
     "n_init",
     "halve_after",
+    "acceleration",
     "init_params",
     "device",
     "dtype",
@@ -126,6 +127,12 @@ def estimator_options(command: F) -> F:
             type=click.IntRange(min=1),
             help="Iterations after which the worse half of the restarts leaves, then half again "
             "after twice as many, and so on. By default all run to the end.",
+        ),
+        click.option(
+            "--acceleration",
+            type=click.Choice(["auto", "computing", "reading"]),
+            help="Fewer passes: try points beyond EM's next one, by what a pass is bound by. "
+            "--tol is then the estimated gap to the optimum.",
         ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(
