@@ -68,7 +68,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     init_params : str or callable, default="kmeans"
         How a restart begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` (responsibilities),
         ``"random_from_data"`` (also ``"points"``) or ``"maxdist"`` on a sample of the rows (all
-        of them, if there are few), or ``"k-means||"`` on all rows, by seven passes more. A
+        of them, if there are few), or ``"k-means||"`` on all rows, by seven passes more.
+        ``"small_em"`` is the best of ten short runs of EM on the sample, which saves passes. A
         callable ``(sample, n_components, seed)`` is given the sampled rows, float64 of shape
         (n_sampled, n_features), and an int; it returns means of shape (n_components,
         n_features), to the nearest of which each sampled row is then assigned, or

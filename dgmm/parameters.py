@@ -17,6 +17,7 @@ from dgmm.mixture import Mixture
 from dgmm.scalable_kmeans import METHOD
 from dgmm.seeds import seed_entropy
 from dgmm.sizes import parse_bytes
+from dgmm.small_em import METHOD as SMALL_EM
 from dgmm.variants import ALGORITHMS, check_annealing
 
 __all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
@@ -106,7 +107,7 @@ def _choice(estimator: Any, name: str, known: tuple[str, ...]) -> str:
 def _method(value: Any) -> Method:
     if callable(value):
         return cast(Method, value)
-    known = (*INIT_PARAMS, METHOD)
+    known = (*INIT_PARAMS, METHOD, SMALL_EM)
     if not isinstance(value, str) or value not in known:
         raise InvalidParameterError(
             f"init_params={value!r}; it must be one of {', '.join(known)}, or a callable "

@@ -154,7 +154,8 @@ def estimator_options(command: F) -> F:
             "--init-params",
             default="kmeans",
             show_default=True,
-            help="kmeans, k-means++, k-means||, random, random_from_data (points) or maxdist.",
+            help="kmeans, k-means++, k-means||, random, random_from_data (points), maxdist or "
+            "small_em.",
         ),
         click.option("--dtype", help="float32 or float64; by default that of the data."),
     )
