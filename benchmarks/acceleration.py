@@ -6,7 +6,8 @@ Every problem is fitted from the same k-means starts by plain EM and accelerated
 (``computing``), several points of one start (``reading``), and eight starts in one batch. An
 iteration of EM counts as having reached what the next one shows; an accelerated pass as having
 reached its certified bound. "× EM" is how many times fewer evaluations or passes are needed to come
-within δ nats a row of the method's own optimum (of EM's, for eight starts).
+within δ nats a row of the method's own optimum (of EM's, for eight starts). The constants of the
+accelerator were chosen on other seeds than these.
 """
 
 from __future__ import annotations
@@ -76,24 +77,24 @@ def problems(*, quick: bool = False) -> list[Problem]:
         Problem("synthetic", "full", d, k, separation=apart, seed=seed)
         for d, k in ((2, 4), (4, 8), (8, 8), (8, 16))
         for apart in (0.5, 1.0, 2.0)
-        for seed in range(1 if quick else 2)
+        for seed in (10, 11)
     ]
     found += [
-        Problem("synthetic", family, d, k, separation=apart, seed=2)
+        Problem("synthetic", family, d, k, separation=apart, seed=12)
         for family in FAMILIES[1:]
         for d, k, apart in ((4, 8, 1.0), (8, 16, 2.0), (16, 16, 1.0))
     ]
     found += [
-        Problem("synthetic", family, 64, 64, separation=1.0, seed=3, n_rows=3000)
+        Problem("synthetic", family, 64, 64, separation=1.0, seed=13, n_rows=3000)
         for family in ("diag", "spherical", "tied_diag", "tied_spherical")
     ]
     found += [
-        Problem("digits", family, d, k, n_rows=1797)
+        Problem("digits", family, d, k, n_rows=1797, seed=14)
         for family in FAMILIES
         for d, k in (((8, 10), (64, 10)) if family != "full" else ((8, 10), (16, 4)))
     ]
     found += [
-        Problem("patches", family, d, k, n_rows=6000)
+        Problem("patches", family, d, k, n_rows=6000, seed=15)
         for family in FAMILIES
         for d, k in ((16, 8), (16, 16) if family != "full" else (9, 8))
     ]
@@ -159,8 +160,8 @@ _SOURCES = {"synthetic": _synthetic, "digits": _digits, "patches": _patches}
 def _fit(x: np.ndarray[Any, Any], one: Problem, **options: Any) -> Any:
     import dgmm
 
-    # Real data has directions without variance; a floor is an exact constraint for all methods.
-    floor = None if one.data == "synthetic" else 1e-2 * float(x.var(axis=0).mean())
+    # Without one the likelihood has no maximum; a floor is an exact constraint for all methods.
+    floor = 1e-2 * float(x.var(axis=0).mean())
     model = dgmm.GaussianMixture(
         one.n_components,
         covariance_type=one.family,

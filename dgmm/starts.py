@@ -68,7 +68,7 @@ def accelerator_bytes(parameters: FitParameters, n_features: int) -> int:
     size = k + k * d + parameters.family.n_parameters(k, d)
     covariances = int(np.prod(parameters.family.covariances_shape(k, d)))
     # A pair being added is a copy of them all; points have their mixtures' factors and inverses.
-    return 8 * (4 * n_pairs(size) * size + 24 * covariances)
+    return 8 * (4 * n_pairs(size, several=True) * size + 24 * covariances)
 
 
 def start_finders(

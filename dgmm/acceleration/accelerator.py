@@ -112,7 +112,8 @@ class Accelerator:
         state = replace(state, refused=state.refused + len(points) - 1)
         if _has_breached(state, kind, point):
             return _on_safer_kernel(state, point)
-        return self._believed(state, kind, point, options, several=several)
+        others = [one for i, one in enumerate(points) if i != chosen and one is not None]
+        return self._believed(state, kind, point, others, options, several=several)
 
     def _refused(
         self, state: AccelerationState, trial: Trial, options: MaximizationOptions
@@ -132,6 +133,7 @@ class Accelerator:
         state: AccelerationState,
         kind: str,
         point: Point,
+        others: Sequence[Point],
         options: MaximizationOptions,
         *,
         several: bool,
@@ -153,7 +155,7 @@ class Accelerator:
         if point.image.singular_components:
             return replace(state, trials=(Trial("em", point.image),))
         if before is not None:
-            state = _learnt(state, before, point)
+            state = _learnt(state, before, point, others)
         proposals = Proposals(state, options.covariance_floor)
         if before is not None:
             state = _estimated(state, before, proposals)
@@ -207,16 +209,21 @@ def _on_safer_kernel(state: AccelerationState, point: Point) -> AccelerationStat
     )
 
 
-def _learnt(state: AccelerationState, before: Point, point: Point) -> AccelerationState:
-    """With the pair of two points, and the image before the last."""
-    coordinates = point.coordinates
-    step = coordinates.pack(point.mixture) - coordinates.pack(before.mixture)
-    slope = before.gradient - point.gradient
-    if not len(state.steps):
-        empty = np.empty((0, len(step)))
-        state = replace(state, steps=empty, slopes=empty)
-    limit = n_pairs(len(step))
-    steps, slopes = remember(state.steps, state.slopes, step, slope, limit)
+def _learnt(
+    state: AccelerationState, before: Point, point: Point, others: Sequence[Point]
+) -> AccelerationState:
+    """With the pairs of a point with those tried beside it and the one before, the last.
+
+    And with the image before the last.
+    """
+    coordinates, size = point.coordinates, len(point.gradient)
+    steps, slopes = (one.reshape(-1, size) for one in (state.steps, state.slopes))
+    here, limit = coordinates.pack(point.mixture), n_pairs(size, several=bool(others))
+    beside = [one for one in others if is_sound(one, before) and one.coordinates.same(coordinates)]
+    # The lower a point, the farther it is from what the pairs are to describe: the sooner it goes.
+    for one in (*sorted(beside, key=lambda one: one.low), before):
+        step, slope = here - coordinates.pack(one.mixture), one.gradient - point.gradient
+        steps, slopes = remember(steps, slopes, step, slope, limit)
     return replace(state, steps=steps, slopes=slopes, previous=coordinates.pack(before.image))
 
 

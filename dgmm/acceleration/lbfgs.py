@@ -11,13 +11,23 @@ __all__ = ["direction", "n_pairs", "remember"]
 
 Array = np.ndarray[Any, Any]
 
-_MOST_PAIRS, _LEAST_PAIRS = 10, 4
+# With one point a pass, and with several, which give several pairs: older ones mislead.
+_ONE_EACH, _SEVERAL_EACH = 10, 24
+_LEAST_PAIRS = 4
 _PAIRS_BYTES = 16 * 2**20
 
 
-def n_pairs(size: int) -> int:
-    """How many pairs to keep of vectors of a length: fewer where they are long."""
-    return int(np.clip(_PAIRS_BYTES // (16 * max(size, 1)), _LEAST_PAIRS, _MOST_PAIRS))
+def n_pairs(size: int, *, several: bool) -> int:
+    """How many pairs to keep of vectors of a length: fewer where they are long.
+
+    Parameters
+    ----------
+    size : int
+    several : bool
+        True if a pass evaluates several points.
+    """
+    most = _SEVERAL_EACH if several else _ONE_EACH
+    return int(np.clip(_PAIRS_BYTES // (16 * max(size, 1)), _LEAST_PAIRS, most))
 
 
 def direction(

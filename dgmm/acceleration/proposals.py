@@ -23,14 +23,14 @@ __all__ = ["Proposals"]
 Array = np.ndarray[Any, Any]
 
 # Quasi-Newton steps are for the neighbourhood of an optimum: nats per row that they may promise.
-_NEAR = 1e-3
+_NEAR = 5e-3
 
 # Over-relaxation among several candidates of a pass.
 _FAR = 4.0
 
 # Most of a step, in standard deviations of a component and in logarithms of a scale: beyond it
 # densities leave their range before anything can be learnt from them.
-_LONGEST = 4.0
+_LONGEST = 1.0
 
 
 @dataclass(frozen=True, eq=False)
