@@ -106,7 +106,10 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     engine : None, "local", "dask", LocalEngine or DaskEngine, default=None
         Where passes run. None: threads of this process, or the cluster of the current Dask client
         if the data is a Dask array.
-    device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
+    device : {"auto", "cpu", "cpu-compiled", "cuda", "cuda:N"}, default="auto"
+        ``"cpu-compiled"`` runs loops that numba compiles, 1.3 to 2.5 times the speed of NumPy
+        alone, after 2 s of compiling in each process. ``"auto"``: a GPU where there is one; else
+        the loops where numba is installed and rows × components reach 8 million.
     dtype : {"float32", "float64"}, optional
         Of the products; None: float32 for data stored in at most 32 bits, float64 otherwise. A
         mixture too ill-conditioned for it is evaluated by a safer kernel.

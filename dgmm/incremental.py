@@ -153,6 +153,7 @@ def _advance(
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
     level = first_level(dataset.dtype, parameters.dtype)
+    device = parameters.device_for(dataset.n_rows)
     with single_threaded_blas(), session:
         if retained is not None:
             frames = retained.frames
@@ -160,7 +161,7 @@ def _advance(
             profile = session.run(task).total
             frames = frames_of(profile, dataset.dtype)
             if mixture is None:
-                context = Context(session, frames, profile, parameters.device)
+                context = Context(session, frames, profile, device)
                 mixture = _start(estimator, parameters, options, context, level, seeds)
             else:
                 # A mixture that was fitted, loaded or assigned counts as one batch before this.
@@ -174,7 +175,7 @@ def _advance(
             level=level,
             step_size=sizes,
             options=options,
-            device=parameters.device,
+            device=device,
         )
 
 
