@@ -220,9 +220,9 @@ def _draw_ellipses(axes: Any, plane: Plane, radii: Sequence[float]) -> None:
         for radius in radii:
             height, width = 2.0 * radius * np.sqrt(values)
             ellipse = Ellipse(mixture.means[k], width, height, angle=angle)
-            ellipse.set(facecolor="none", edgecolor=colour, linewidth=1.5, label=f"component {k}")
+            ellipse.set(facecolor="none", edgecolor=colour, linewidth=1.5)
             axes.add_patch(ellipse)
-        axes.plot(*mixture.means[k], "x", color=colour)
+        axes.plot(*mixture.means[k], "x", color=colour, mew=2, label=f"component {k}")
     axes.autoscale_view()
 
 

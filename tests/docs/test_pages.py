@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,6 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for line, program in blocks(page):
-        # tests/values reports a missing extra as a skip; the rest of the page runs without it.
-        if "to_onnx(" in program and find_spec("skl2onnx") is None:
-            continue
         # Blank lines in front, so that a failure names the line of the page.
         exec(compile("\n" * line + program, page, "exec"), namespace)  # noqa: S102
 
