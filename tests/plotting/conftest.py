@@ -38,7 +38,7 @@ def model(rows: np.ndarray) -> dgmm.GaussianMixture:
 def client() -> Iterator[Client]:
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            n_workers=2, threads_per_worker=1, dashboard_address=None, processes=False
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -125,9 +125,9 @@ def test_tables_of_mixed_numbers_fit() -> None:
 # --------------------------------------------------------------- frames, all that takes rows
 
 
+# Frames hold columns, arrays rows: products round differently in the last place.
 @pytest.mark.parametrize("make", FRAMES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
-# Frames hold columns, arrays rows: products round differently in the last place.
 def test_a_frame_gives_what_its_array_gives(make: Maker, dtype: str) -> None:
     x, close = (100 * X).astype(dtype), 1e-4 if dtype == "float32" else 1e-9
     frame, model = make(x, NAMES), dgmm.GaussianMixture(2, random_state=0)
