@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -137,3 +137,4 @@ def test_a_pipeline_of_a_frame_and_its_file(
     ]
     assert_array_equal(found[1], found[0])
     assert_array_equal(found[2], found[0])
+    assert_allclose(found[0], model.mixture_.responsibilities(scaled), atol=1e-9)
