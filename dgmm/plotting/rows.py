@@ -6,14 +6,14 @@ seed and data show the same rows whatever the storage, the engine and the number
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dgmm.columns import check_columns
 from dgmm.data.columns import disagreement
-from dgmm.data.dataset import Dataset, Rows
+from dgmm.data.dataset import Dataset
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError
@@ -21,7 +21,7 @@ from dgmm.fitting import open_rows
 from dgmm.mixture import Mixture
 from dgmm.parameters import seed_entropy
 from dgmm.plotting.figure import check_count
-from dgmm.profile import Profile, ProfilePass
+from dgmm.profile import Profile, ProfilePass, SomeColumns
 from dgmm.sizes import parse_bytes
 
 __all__ = ["Drawn", "sampled_rows"]
@@ -42,39 +42,6 @@ class Drawn:
 
     x: Array
     shares: Array | None
-
-
-@dataclass(frozen=True)
-class SomeColumns:
-    """A profile of some columns alone (a task for :meth:`dgmm.engine.base.Session.run`).
-
-    Parameters
-    ----------
-    task : ProfilePass
-        Of as many features as there are columns.
-    columns : tuple of int
-    copy_bytes : int
-        Of these columns of the rows in a part, which are copied.
-    """
-
-    task: ProfilePass
-    columns: tuple[int, ...]
-    copy_bytes: int
-
-    @property
-    def workspace_bytes(self) -> int:
-        return self.task.workspace_bytes + self.copy_bytes
-
-    @property
-    def result_bytes(self) -> int:
-        return self.task.result_bytes
-
-    def workspace(self) -> None:
-        return None
-
-    def evaluate(self, rows: Rows, workspace: None) -> Profile:
-        chosen = replace(rows, x=rows.x[:, list(self.columns)])
-        return self.task.evaluate(chosen, workspace)
 
 
 def sampled_rows(
