@@ -20,6 +20,7 @@ from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
 from dgmm.parameters import check_parameters, seed_entropy
+from dgmm.plotting import PlotMethods
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import check_draw, sample_rows
@@ -29,7 +30,9 @@ __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 Array = np.ndarray[Any, Any]
 
 
-class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, BaseEstimator):
+class GaussianMixture(
+    PartialFit, MixtureAttributes, Exchange, PlotMethods, DensityMixin, BaseEstimator
+):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
