@@ -91,15 +91,16 @@ def fit_candidates(
         reserved_bytes=reserved_bytes(parameters, task),
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
+    device = shared.device_for(dataset.n_rows)
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
         _check_enough(profile, parameters)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, shared.device)
+        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         groups, regime = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
         outcomes = [
-            _outcome(group, profile, opened, engine, shared, meter, regime) for group in groups
+            _outcome(group, profile, opened, engine, device, meter, regime) for group in groups
         ]
         return _evaluated(estimators, outcomes, context, opened, split)
 
@@ -205,7 +206,7 @@ def _outcome(
     profile: Profile,
     session: Session,
     engine: Any,
-    shared: FitParameters,
+    device: str,
     meter: MemoryMeter,
     regime: str,
 ) -> FitOutcome | str:
@@ -220,7 +221,7 @@ def _outcome(
         profile=profile,
         session=session,
         engine=engine,
-        device=shared.device,
+        device=device,
         peak_memory=meter.peak(),
         acceleration=regime,
     )

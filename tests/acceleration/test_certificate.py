@@ -29,7 +29,7 @@ SEEDS = st.integers(0, 2**16)
 FAMILIES = pytest.mark.parametrize("name", family_names())
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.sampled_from(family_names()), st.sampled_from(KINDS), SEEDS)
 def test_low_bounds_the_objective_of_the_image_from_below(name, kind, seed):
     x = rows(seed % 5)
