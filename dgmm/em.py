@@ -265,11 +265,15 @@ def _accelerated_step(
 
 def _accelerated(chain: Chain, state: AccelerationState, tol: float) -> Chain:
     """The chain at the image of the point that its accelerator stands on."""
-    chain = replace(
-        chain, acceleration=state, lower_bound=state.best,
-        lower_bounds=(*chain.lower_bounds, state.best),
-    )  # fmt: skip
     base = state.base
+    # None where a safer kernel begins again: the chain stays where it is for a pass.
+    bound = chain.lower_bound if base is None else state.best
+    chain = replace(
+        chain,
+        acceleration=state,
+        lower_bound=bound,
+        lower_bounds=(*chain.lower_bounds, bound),
+    )
     if base is None:
         return replace(chain, level=max(chain.level, state.least_level))
     return replace(

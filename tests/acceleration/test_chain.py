@@ -284,3 +284,24 @@ def test_where_reading_binds_the_best_two_of_many_go_on():
     assert all("gave way after 30 passes" in chain.reason for chain in out)
     assert sum(event.kind == "retired" for event in events) == 3
     assert max(members[31:]) == 8
+
+
+def test_em_that_falls_is_evaluated_again_by_a_safer_kernel():
+    x = blobs(16, dtype="float32")
+    chains = [Chain(start_of("full", x), Level.FLOAT32)]
+    accelerated(x, chains, MaximizationOptions(), tol=0.0, max_iter=4)
+    state = chains[0].acceleration
+    em = replace(state.trials[0], kind="em", mixture=state.base.image)
+    # A bound that float32 made too high.
+    chains[0] = replace(
+        chains[0], acceleration=replace(state, best=state.best + 1.0, trials=(em,)),
+        status="running",
+    )  # fmt: skip
+    accelerated(x, chains, MaximizationOptions(), tol=0.0, max_iter=1)
+    after = chains[0].acceleration
+    assert (after.least_level, after.base) == (Level.FLOAT64, None)
+    chains[0] = replace(chains[0], status="running")
+    accelerated(x, chains, MaximizationOptions(), tol=1e-6, max_iter=200)
+    assert chains[0].status == "converged"
+    assert chains[0].record.kernel == "float64"
+    assert np.all(np.isfinite(chains[0].lower_bounds))
