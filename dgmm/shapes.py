@@ -131,6 +131,10 @@ class CovarianceShape(ABC):
         """Covariances whose eigenvalues are at least ``floor``."""
 
     @abstractmethod
+    def at_floor(self, covariances: Array, floor: float) -> Array:
+        """True for the variances, or the whole matrices (last axis 1), that :meth:`clip` holds."""
+
+    @abstractmethod
     def least_eigenvalue(self, covariances: Array) -> Array:
         """The least eigenvalue of each covariance."""
 
@@ -260,6 +264,9 @@ class _Matrix(CovarianceShape):
         # What is above the floor already keeps its bits.
         return np.where(values[..., :1, None] < floor, raised, covariances)
 
+    def at_floor(self, covariances: Array, floor: float) -> Array:
+        return (self.least_eigenvalue(covariances) <= floor * (1.0 + 1e-9))[..., None]
+
     def least_eigenvalue(self, covariances: Array) -> Array:
         return np.linalg.eigvalsh(covariances)[..., 0]
 
@@ -293,6 +300,9 @@ class _Elementwise(CovarianceShape):
 
     def clip(self, covariances: Array, floor: float) -> Array:
         return np.maximum(covariances, floor)
+
+    def at_floor(self, covariances: Array, floor: float) -> Array:
+        return np.asarray(covariances <= floor * (1.0 + 1e-9))
 
     def uses_whitening(self) -> bool:
         return False

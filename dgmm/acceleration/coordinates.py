@@ -36,7 +36,7 @@ class Coordinates:
     family : CovarianceFamily
     n_features : int
     free_weights, free_means : array of shape (n_components,), bool
-    free_covariances : array of shape (n_covariances,), bool
+    free_covariances : array of shape (n_covariances, n_free), bool
     """
 
     family: CovarianceFamily
@@ -55,17 +55,18 @@ class Coordinates:
         covariances = live & ~fixed.mask("covariances", k)
         if family.is_tied:
             covariances = ~fixed.mask("covariances", k)[:1]
+        n_free = family.shape.n_free(mixture.n_features)
         return cls(
             family=family,
             n_features=mixture.n_features,
             # One free weight is what the held ones leave.
             free_weights=weights & (weights.sum() > 1),
             free_means=live & ~fixed.mask("means", k),
-            free_covariances=covariances,
+            free_covariances=np.repeat(covariances[:, None], n_free, axis=1),
         )
 
     def without_covariances(self, held: Array) -> Coordinates:
-        """The same, with some covariances (a mask) held."""
+        """The same, with some coordinates of covariances (a mask) held."""
         return replace(self, free_covariances=self.free_covariances & ~held)
 
     @property
@@ -76,8 +77,7 @@ class Coordinates:
     def size(self) -> int:
         """Length of a vector, the zeros of what does not move included."""
         k = self.n_components
-        free = self.family.shape.n_free(self.n_features)
-        return k + k * self.n_features + len(self.free_covariances) * free
+        return k + k * self.n_features + self.free_covariances.size
 
     @property
     def mask(self) -> Array:
@@ -96,7 +96,7 @@ class Coordinates:
         parts = (
             np.where(self.free_weights, weights, 0.0),
             np.where(self.free_means[:, None], means, 0.0),
-            np.where(self.free_covariances[:, None], covariances, 0.0),
+            np.where(self.free_covariances, covariances, 0.0),
         )
         return np.concatenate([part.ravel() for part in parts])
 
@@ -123,8 +123,10 @@ class Coordinates:
         with np.errstate(over="ignore", invalid="ignore"):
             weights = _weights(log_weights, self.free_weights, like.weights)
             kept = _stacked(like.factors, family)
+            values = np.where(self.free_covariances, values, codec.pack(kept))
             made = codec.covariances(codec.unpack(values, kept))
-        free = self.free_covariances.reshape(-1, *(1,) * (made.ndim - 1))
+        # What does not move at all keeps its bits.
+        free = self.free_covariances.any(axis=1).reshape(-1, *(1,) * (made.ndim - 1))
         covariances = np.where(free, made, _stacked(like.covariances, family))
         means = np.where(self.free_means[:, None], means, like.means)
         if not all(np.all(np.isfinite(one)) for one in (weights, means, covariances)):

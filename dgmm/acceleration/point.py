@@ -92,9 +92,9 @@ def point_of(
     coordinates = Coordinates.of(image, options.fixed)
     if options.covariance_floor and not image.singular_components:
         # Where the floor holds, the M-step has a kink: there EM alone moves.
-        least = np.atleast_1d(image.family.shape.least_eigenvalue(image.covariances))
+        held = image.family.shape.at_floor(image.covariances, options.covariance_floor)
         coordinates = coordinates.without_covariances(
-            least <= options.covariance_floor * (1.0 + 1e-9)
+            held.reshape(len(coordinates.free_covariances), -1)
         )
     objective = expected.log_posterior
     low = -np.inf if image.singular_components else objective + expected.gain(image)

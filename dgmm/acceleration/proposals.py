@@ -127,5 +127,5 @@ class Proposals:
         if not self.floor:
             return False
         least = np.atleast_1d(mixture.family.shape.least_eigenvalue(mixture.covariances))
-        moved = self.base.coordinates.free_covariances
+        moved = self.base.coordinates.free_covariances.any(axis=1)
         return bool(np.any(least[moved] < 0.5 * self.floor))

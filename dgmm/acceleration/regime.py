@@ -37,7 +37,7 @@ _KEPT_BYTES = 2**30
 _BALANCE = 48.0
 
 # Passes after which the best starts go on alone, with several points each.
-_FIRST, _STAYING = 30, 2
+_FIRST, _STAYING = 50, 2
 
 
 def operations_per_byte(

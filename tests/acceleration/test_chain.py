@@ -274,16 +274,16 @@ def test_a_point_that_is_lower_is_refused_and_em_goes_on():
 def test_where_reading_binds_the_best_two_of_many_go_on():
     x = blobs(15, n_rows=300, n_components=6, n_features=3, reach=1.0)
     chains = [Chain(start_of("full", x, seed, 6), Level.FLOAT64) for seed in range(5)]
-    members, events = accelerated(x, chains, MaximizationOptions(), READING, tol=1e-12, max_iter=34)
+    members, events = accelerated(x, chains, MaximizationOptions(), READING, tol=1e-12, max_iter=54)
     assert members[:5] == [5] * 5
     out = [chain for chain in chains if chain.status == "halved"]
     assert len(out) == 3
     assert min(c.lower_bound for c in chains if c not in out) >= max(
-        c.lower_bounds[29] for c in out
+        c.lower_bounds[49] for c in out
     )
-    assert all("gave way after 30 passes" in chain.reason for chain in out)
+    assert all("gave way after 50 passes" in chain.reason for chain in out)
     assert sum(event.kind == "retired" for event in events) == 3
-    assert max(members[31:]) == 8
+    assert max(members[51:]) == 8
 
 
 def test_em_that_falls_is_evaluated_again_by_a_safer_kernel():
