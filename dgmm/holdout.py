@@ -71,6 +71,18 @@ class _OnFitted:
     def result_bytes(self) -> int:
         return self.task.result_bytes
 
+    @property
+    def n_slices(self) -> int:
+        return int(getattr(self.task, "n_slices", 1))
+
+    def slices(self, n: int) -> tuple[Any, ...]:
+        """The same of each slice of the task."""
+        return tuple(replace(self, task=one) for one in self.task.slices(n))  # type: ignore[attr-defined]
+
+    def join(self, slices: Sequence[Any], values: Sequence[Any]) -> Any:
+        """As the task does."""
+        return self.task.join([one.task for one in slices], values)  # type: ignore[attr-defined]
+
     def workspace(self) -> Any:
         return self.task.workspace()
 

@@ -48,7 +48,8 @@ class BlockTask(Protocol[M_co]):
         ...
 
     # A task that streams also has ``value_bytes_per_row``: bytes of one row's value. Without it
-    # (0), a stream gives whole parts and takes their values to be small.
+    # (0), a stream gives whole parts and takes their values to be small. One that can be cut for
+    # threads that would otherwise be idle is a dgmm.engine.spreading.SliceableTask.
 
     def workspace(self) -> Any:
         """Scratch memory for one thread, handed to every :meth:`evaluate` of that thread."""
@@ -72,12 +73,16 @@ class Counters:
         already do not count.
     nodes_received : int
         Most tree nodes that the driver received in one pass.
+    slices : int
+        Most slices that a task was cut into for threads or workers that its ranges of rows would
+        have left idle (:mod:`dgmm.engine.spreading`).
     """
 
     passes: int = 0
     block_reads: int = 0
     bytes_read: int = 0
     nodes_received: int = 0
+    slices: int = 1
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +25,7 @@ from dgmm.engine.memory import (
     resolve_limit,
 )
 from dgmm.engine.pieces import cut_finely, most_value_bytes
+from dgmm.engine.spreading import joined, spread
 from dgmm.engine.tree import TreeReducer
 from dgmm.engine.work import Selection, check_keep, select
 from dgmm.errors import EngineError, InvalidParameterError
@@ -41,8 +41,9 @@ class LocalEngine:
     Parameters
     ----------
     n_threads : int, optional
-        Most threads that compute; None: one for each core that the process may use. A tight
-        memory limit may lead to fewer. The results do not depend on it, to the bit.
+        Most threads that compute; None: one for each core that the process may use, by its
+        affinity and by the CPU quota of its container. A tight memory limit may lead to fewer.
+        The results do not depend on it, to the bit.
 
     Raises
     ------
@@ -118,24 +119,34 @@ class LocalSession:
         An error of a source or of the task stops the pass and is raised as it is; the session can
         be used again. Calls from several threads take turns.
         """
-        selection = self._select(blocks)
-        reducer: TreeReducer[M] = TreeReducer(selection.shape, keep_blocks=check_keep(keep))
+        selection, keep_blocks = self._select(blocks), check_keep(keep)
+        slices = spread(task, selection.shape.n_leaves, self._n_threads)
+        reducers: list[TreeReducer[M]] = [
+            TreeReducer(selection.shape, keep_blocks=keep_blocks) for _ in slices
+        ]
 
         def deliver(lease: Lease, value: M) -> None:
-            reducer.add(selection.shape.leaf(lease.position, lease.part), value)
+            reducers[lease.slice].add(selection.shape.leaf(lease.position, lease.part), value)
             feed.finished(lease.number)
 
         with self._one_pass, single_threaded_blas():
             pool = self._open_pool()
             n_kept = len(selection.work) if keep else 0
             other = {"results kept by block": n_kept * task.result_bytes}
-            feed = self._feed(task, selection, replace(self._demand, other=other))
-            _finish(feed, _start(pool, self.plan, feed, task, deliver))
+            feed = self._feed(slices, selection, replace(self._demand, other=other))
+            _finish(feed, _start(pool, self.plan, feed, slices, deliver))
             self._count(feed)
             feed.check()
             self.counters.passes += 1
-        kept = {selection.work[place].number: value for place, value in reducer.kept.items()}
-        return Reduced(reducer.result(), kept if keep else None)
+            self.counters.slices = max(self.counters.slices, len(slices))
+        total = joined(task, slices, [one.result() for one in reducers])
+        if not keep_blocks:
+            return Reduced(total)
+        kept = {
+            item.number: joined(task, slices, [one.kept[place] for one in reducers])
+            for place, item in enumerate(selection.work)
+        }
+        return Reduced(total, kept)
 
     def stream(
         self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
@@ -154,8 +165,8 @@ class LocalSession:
         )
         # A pool of its own: the consumer may run passes between two values.
         with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
-            feed = self._feed(task, pieces, demand)
-            threads = _start(pool, self.plan, feed, task, feed.put)
+            feed = self._feed((task,), pieces, demand)
+            threads = _start(pool, self.plan, feed, (task,), feed.put)
             try:
                 yield from feed.values()
             finally:
@@ -189,17 +200,25 @@ class LocalSession:
     def _select(self, blocks: Sequence[int] | None) -> Selection:
         return self._everything if blocks is None else select(self.dataset, blocks)
 
-    def _feed(self, task: BlockTask[Any], selection: Selection, demand: Demand) -> Feed:
+    def _feed(self, slices: Sequence[BlockTask[Any]], selection: Selection, demand: Demand) -> Feed:
         self.plan = self._make_plan(
             replace(
                 demand,
-                workspace_bytes=task.workspace_bytes,
-                result_bytes=task.result_bytes,
+                block_parts=len(slices) * demand.block_parts,
+                workspace_bytes=max(one.workspace_bytes for one in slices),
+                # Slices wait in a tree each, but not more bytes of them than of whole values.
+                result_bytes=sum(one.result_bytes for one in slices),
                 height=selection.shape.height,
             )
         )
         self._cache.resize(self.plan.cache_bytes)
-        return Feed(selection.work, window=self.plan.window, span=self.plan.span, cache=self._cache)
+        return Feed(
+            selection.work,
+            window=self.plan.window,
+            span=self.plan.span,
+            cache=self._cache,
+            slices=len(slices),
+        )
 
     def _make_plan(self, demand: Demand) -> MemoryPlan:
         other = {"reserved by the caller": self._reserved, **demand.other}
@@ -214,14 +233,14 @@ def _start(
     pool: ThreadPoolExecutor,
     plan: MemoryPlan,
     feed: Feed,
-    task: BlockTask[Any],
+    slices: Sequence[BlockTask[Any]],
     deliver: Callable[[Lease, Any], None],
 ) -> list[Future[None]]:
     """Start the readers and the compute threads of a pass; none of them raises."""
     try:
         readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
         return readers + [
-            pool.submit(evaluate_parts, feed, task, deliver) for _ in range(plan.n_threads)
+            pool.submit(evaluate_parts, feed, slices, deliver) for _ in range(plan.n_threads)
         ]
     except BaseException:
         feed.stop()
@@ -239,7 +258,7 @@ def _finish(feed: Feed, threads: list[Future[None]]) -> None:
 
 
 def _n_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+    """Cores that this process may use: those of its affinity, or its control group's quota."""
+    from joblib import cpu_count
+
+    return int(cpu_count())

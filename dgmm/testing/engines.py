@@ -16,10 +16,12 @@ which, so that an engine passes only if it reduces along the one tree.
 from __future__ import annotations
 
 import copy
+import os
 import pickle
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,9 +41,11 @@ __all__ = [
     "BadRowTask",
     "EngineSuite",
     "FailingTask",
+    "SlicedTask",
     "ToyBlock",
     "ToyTask",
     "Trace",
+    "Traces",
     "WideTask",
     "serial_oracle",
     "toy",
@@ -169,6 +173,54 @@ class WideTask(ToyTask):
     value_bytes_per_row: int = 3 * MIB
 
 
+@dataclass
+class Traces:
+    """A value for each place of a :class:`SlicedTask`, and who took part.
+
+    Attributes
+    ----------
+    members : tuple of Trace
+    threads : frozenset of (int, int)
+        Process and thread of each evaluation. Not compared.
+    """
+
+    members: tuple[Trace, ...]
+    threads: frozenset[tuple[int, int]] = field(compare=False)
+
+    def merge(self, other: Traces) -> Traces:
+        pairs = zip(self.members, other.members, strict=True)
+        merged = tuple(mine.merge(theirs) for mine, theirs in pairs)
+        return Traces(merged, self.threads | other.threads)
+
+
+@dataclass(frozen=True)
+class SlicedTask(ToyTask):
+    """Gives a :class:`Trace` for each of some places, and can be cut between them."""
+
+    places: tuple[int, ...] = (0, 1, 2, 3)
+
+    @property
+    def n_slices(self) -> int:
+        return len(self.places)
+
+    def slices(self, n: int) -> tuple[SlicedTask, ...]:
+        return tuple(replace(self, places=self.places[i::n]) for i in range(n))
+
+    def join(self, slices: Sequence[SlicedTask], values: Sequence[Traces]) -> Traces:
+        found = {
+            place: member
+            for one, value in zip(slices, values, strict=True)
+            for place, member in zip(one.places, value.members, strict=True)
+        }
+        threads = frozenset[tuple[int, int]]().union(*(value.threads for value in values))
+        return Traces(tuple(found[place] for place in self.places), threads)
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Any:
+        one = super().evaluate(rows, workspace)
+        members = tuple(replace(one, total=one.total * (place + 1.1)) for place in self.places)
+        return Traces(members, frozenset({(os.getpid(), threading.get_ident())}))
+
+
 def serial_oracle(
     dataset: Dataset, task: BlockTask[Any], blocks: list[int] | None = None
 ) -> Reduced[Any]:
@@ -280,6 +332,33 @@ class EngineSuite:
             pytest.raises(InvalidParameterError, match="partition"),
         ):
             session.run(ToyTask(), keep="rows")
+
+    def test_slices_have_the_bits_of_the_whole(self) -> None:
+        task = SlicedTask()
+        for size in self.sizes:
+            with self.engine(size) as engine:
+                for dataset in map(toy, ((3,), (2, 3), (3, 1, 2, 3), (12,))):
+                    expected = serial_oracle(dataset, task)
+                    with self.session(engine, dataset) as session:
+                        assert session.run(task).total == expected.total
+                        found = session.run(task, keep="partition")
+                        assert session.counters.slices == self.expected_slices(dataset, size)
+                    assert found.total == expected.total
+                    assert found.partitions == expected.partitions
+
+    def expected_slices(self, dataset: Dataset, size: int) -> int:
+        """Into how many slices a task of four is cut."""
+        n = len(dataset.blocks)
+        if n >= size:
+            return 1
+        return min(range(1, 5), key=lambda slices: -(-n * slices // size) / slices)
+
+    def test_a_task_is_not_cut_where_there_are_blocks_for_all(self, two: Engine) -> None:
+        dataset = toy((2**19,) * 4, part_rows=2**18)
+        with self.uncached(two, dataset) as session:
+            session.run(SlicedTask())
+            assert session.counters.slices == 1
+            assert session.counters.block_reads == len(dataset.blocks)
 
     def test_one_read_of_each_block_per_pass(self, two: Engine) -> None:
         dataset = toy((2**19,) * 4, part_rows=2**18)

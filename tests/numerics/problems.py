@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from dgmm.covariance import family_of
+from dgmm.data.arrays import open_array
 from dgmm.data.dataset import Rows
 from dgmm.em import Context, frames_of
 from dgmm.engine.base import Reduced
@@ -28,6 +29,10 @@ class SerialSession:
     x: np.ndarray
     n_parts: int = 3
     members: list[int] = field(default_factory=list)
+
+    @property
+    def dataset(self):
+        return open_array(self.x, 2**20)
 
     def run(self, task, *, blocks=None, keep=None):
         edges = np.linspace(0, len(self.x), self.n_parts + 1).astype(int)
