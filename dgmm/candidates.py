@@ -16,7 +16,14 @@ from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
 from dgmm.errors import InvalidParameterError, SingularMixtureError
 from dgmm.expectation import BatchPass, plan_batch
-from dgmm.fitting import Emit, FitOutcome, first_level, plan_maximization, profile_task
+from dgmm.fitting import (
+    Emit,
+    FitOutcome,
+    first_level,
+    plan_maximization,
+    profile_task,
+    warn_of_constants,
+)
 from dgmm.guard import Level, safe_level
 from dgmm.halving import halving_of
 from dgmm.holdout import BothSides, FittedSide, Split
@@ -88,6 +95,7 @@ def fit_candidates(
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
         _check_enough(profile, parameters)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, shared.device)
         groups = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)

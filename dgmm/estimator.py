@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
@@ -19,6 +18,7 @@ from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
+from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters, seed_entropy
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
@@ -267,11 +267,10 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         )
         self._keep(outcome, dataset, time.perf_counter() - started)
         if not self.converged_ and parameters.max_iter > 0 and parameters.algorithm != "sem":
-            warnings.warn(
+            warn_user(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return self
 

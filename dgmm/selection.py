@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -17,6 +16,7 @@ from dgmm.covariance import family_of
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
 from dgmm.fitting import open_rows
+from dgmm.notices import warn_user
 
 __all__ = [
     "CRITERIA",
@@ -284,10 +284,8 @@ def run_selection(
     best: GaussianMixture = chosen.estimator
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
     if not best.converged_ and best.max_iter > 0:
-        warnings.warn(
-            "The best candidate did not converge: increase max_iter or tol.",
-            ConvergenceWarning,
-            stacklevel=3,
+        warn_user(
+            "The best candidate did not converge: increase max_iter or tol.", ConvergenceWarning
         )
     return Selection(best, SelectionTable(rows), criterion)
 

@@ -161,6 +161,8 @@ def test_errors_end_in_a_line_and_a_code(dgmm, rows, stub, tmp_path, error, code
 
 def test_every_error_of_ours_has_a_code() -> None:
     for name in errors.__all__:
+        if name.endswith("Warning"):
+            continue
         assert exit_of(getattr(errors, name)("x")) in {Exit.USAGE, Exit.DATA, Exit.AGAIN}
 
 
