@@ -169,6 +169,32 @@ def test_peak_of_a_fit_stays_within_the_limit(tmp_path: Path) -> None:
     assert max(found["peaks"]) <= limit
 
 
+@pytest.mark.slow
+def test_peak_of_weighted_fits_on_a_cluster_stays_within_the_limit(tmp_path: Path) -> None:
+    limit, n_chunks = 88 * MIB, 88
+    n_rows = 4 * MIB // 32
+    chunk = np.random.default_rng(0).normal(size=(n_rows, 8)).astype("f4")
+    chunk[:, 7] = np.abs(chunk[:, 7])
+    shape = (n_chunks * n_rows, 8)
+    rows = zarr.create_array(
+        tmp_path / "rows.zarr", shape=shape, chunks=(n_rows, 8), dtype="f4", compressors=None
+    )
+    weights = zarr.create_array(
+        tmp_path / "weights.zarr", shape=shape[0], chunks=100_000, dtype="f8"
+    )
+    for start in range(0, shape[0], n_rows):
+        rows[start : start + n_rows] = chunk
+    weights[:] = np.tile(np.arange(8.0) // 2, shape[0] // 8)
+    found = measured("fit-weighted", tmp_path / "rows.zarr", limit)
+    assert found["nbytes"] >= 4 * limit
+    # The column is nowhere zero, of the others a quarter is.
+    assert [count / shape[0] for count in found["rows"]] == [0.75, 0.75, 1.0]
+    # Two passes, of which at most the first blocks were kept.
+    assert min(found["read"]) > 1.5 * found["nbytes"]
+    assert len(found["peaks"]) == 9
+    assert max(found["peaks"]) <= limit
+
+
 def measured(engine: str, path: Path, limit: int) -> dict[str, Any]:
     root = str(SCRIPT.parents[2])
     done = subprocess.run(
