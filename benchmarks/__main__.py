@@ -1,4 +1,4 @@
-"""``python -m benchmarks [speed|memory|bits|sharing]``: measure, print tables, write JSON and Markdown."""
+"""``python -m benchmarks [SUITE ...]``: measure, print tables, write JSON and Markdown."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ def selection(store: Path, most: int) -> list[dict[str, Any]]:
     rows = dgmm.open_dataset(store)
     options = {"random_state": 0, "max_iter": 20}
     started = time.perf_counter()
-    found = dgmm.select_model(
-        rows, range(1, most + 1), covariance_types=family_names(), **options
-    )
+    found = dgmm.select_model(rows, range(1, most + 1), covariance_types=family_names(), **options)
     together = time.perf_counter() - started
     slowest = max(found.table, key=lambda row: row.n_iter)
     singles = [

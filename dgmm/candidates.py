@@ -91,17 +91,16 @@ def fit_candidates(
         reserved_bytes=reserved_bytes(parameters, task),
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
+    device = shared.device_for(dataset.n_rows)
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
         _check_enough(profile, parameters, split)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, shared.device)
+        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         groups = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
-        outcomes = [
-            _outcome(group, profile, opened, engine, shared.device, meter) for group in groups
-        ]
+        outcomes = [_outcome(group, profile, opened, engine, device, meter) for group in groups]
         return _evaluated(estimators, outcomes, context, opened, split)
 
 

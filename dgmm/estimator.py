@@ -20,6 +20,7 @@ from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
 from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters, seed_entropy
+from dgmm.plotting import PlotMethods
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import check_draw, sample_rows
@@ -29,7 +30,9 @@ __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 Array = np.ndarray[Any, Any]
 
 
-class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, BaseEstimator):
+class GaussianMixture(
+    PartialFit, MixtureAttributes, Exchange, PlotMethods, DensityMixin, BaseEstimator
+):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -106,7 +109,10 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     engine : None, "local", "dask", LocalEngine or DaskEngine, default=None
         Where passes run. None: threads of this process, or the cluster of the current Dask client
         if the data is a Dask array.
-    device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
+    device : {"auto", "cpu", "cpu-compiled", "cuda", "cuda:N"}, default="auto"
+        ``"cpu-compiled"`` runs loops that numba compiles, 1.3 to 2.5 times the speed of NumPy
+        alone, after 2 s of compiling in each process. ``"auto"``: a GPU where there is one; else
+        the loops where numba is installed and rows × components reach 8 million.
     dtype : {"float32", "float64"}, optional
         Of the products; None: float32 for data stored in at most 32 bits, float64 otherwise. A
         mixture too ill-conditioned for it is evaluated by a safer kernel.

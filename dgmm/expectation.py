@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from dgmm.arrays import namespace, to_host
+from dgmm.arrays import to_host
+from dgmm.backend import Backend, backend_of
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.features import Layout
@@ -110,11 +110,11 @@ class BatchPass:
 
     @property
     def workspace_bytes(self) -> int:
-        xp = namespace(self.device)
-        own = sum(kernel.workspace_bytes(xp) for kernel in self.kernels)
+        backend = backend_of(self.device)
+        own = sum(kernel.workspace_bytes(backend) for kernel in self.kernels)
         # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
         copies = (
-            8 * kernel.tile_rows(xp) * (kernel.frame.n_features + 6) for kernel in self.kernels
+            8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6) for kernel in self.kernels
         )
         return own + max(copies, default=0)
 
@@ -156,35 +156,35 @@ class BatchPass:
         return sorted(member.index for kernel in self.kernels for member in kernel.members)
 
     def workspace(self) -> list[Any]:
-        xp = namespace(self.device)
-        return [kernel.workspace(xp) for kernel in self.kernels]
+        backend = backend_of(self.device)
+        return [kernel.workspace(backend) for kernel in self.kernels]
 
     def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
-        xp = namespace(self.device)
-        x = _on_device(rows.x, xp)
+        backend = backend_of(self.device)
+        rows = replace(rows, x=_on_device(rows.x, backend))
         found: dict[int, SufficientStatistics] = {}
         for kernel, ws in zip(self.kernels, workspace, strict=True):
-            for member, statistics in self._evaluate_kernel(kernel, replace(rows, x=x), ws, xp):
+            for member, statistics in self._evaluate_kernel(kernel, rows, ws, backend):
                 found[member.index] = statistics
         return BatchStatistics(tuple(found[index] for index in sorted(found)))
 
     def _evaluate_kernel(
-        self, kernel: Kernel, rows: Rows, ws: Any, xp: ModuleType
+        self, kernel: Kernel, rows: Rows, ws: Any, backend: Backend
     ) -> Iterator[tuple[Member, SufficientStatistics]]:
-        sums = kernel.zeros(xp)
+        sums = kernel.zeros(backend.xp)
         scalars = [_Scalars() for _ in kernel.members]
-        for tile in _counted_tiles(rows, kernel.tile_rows(xp)):
+        for tile in _counted_tiles(rows, kernel.tile_rows(backend)):
             with np.errstate(all="ignore"):
-                joints = kernel.log_joint(tile.x, ws, xp)
-            weight = None if tile.weight is None else xp.asarray(tile.weight)
+                joints = kernel.log_joint(tile.x, ws, backend)
+            weight = None if tile.weight is None else backend.xp.asarray(tile.weight)
             for joint, member, scalar in zip(joints, kernel.members, scalars, strict=True):
                 policy = self.policies[member.index] if self.policies else self.policy
                 with np.errstate(all="ignore"):
-                    posterior = policy(joint, tile, xp)
+                    posterior = policy(joint, tile, backend)
                 scalar.add(posterior.log_density, posterior.log_assignment, weight, tile)
                 if weight is not None:
-                    xp.multiply(joint, weight, out=joint)
-            kernel.accumulate(joints, sums, ws, xp)
+                    backend.xp.multiply(joint, weight, out=joint)
+            kernel.accumulate(joints, sums, ws, backend)
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
             yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
 
@@ -300,10 +300,10 @@ class RowPass:
 
     @property
     def workspace_bytes(self) -> int:
-        xp = namespace(self.device)
+        backend = backend_of(self.device)
         # The fallback's buffers are there beside the others, as long as it takes.
         used = [self.kernel] if self.fallback is None else [self.kernel, self.fallback]
-        return sum(kernel.workspace_bytes(xp) for kernel in used)
+        return sum(kernel.workspace_bytes(backend) for kernel in used)
 
     @property
     def result_bytes(self) -> int:
@@ -325,36 +325,38 @@ class RowPass:
         return np.dtype("int64" if self.output == "labels" else self.dtype)
 
     def workspace(self) -> Any:
-        return self.kernel.workspace(namespace(self.device))
+        return self.kernel.workspace(backend_of(self.device))
 
     def evaluate(self, rows: Rows, workspace: Any) -> Array:
         """Values of the rows, in their order."""
-        xp = namespace(self.device)
+        backend = backend_of(self.device)
         values = np.empty((rows.n_rows, *self.value_shape), self.value_dtype)
-        rows = replace(rows, x=_on_device(rows.x, xp))
-        for tile in _tiles(rows, self.kernel.tile_rows(xp)):
+        rows = replace(rows, x=_on_device(rows.x, backend))
+        for tile in _tiles(rows, self.kernel.tile_rows(backend)):
             start = tile.first_row - rows.first_row
             try:
-                found = to_host(self._values(self.kernel, tile, workspace, xp))
+                found = to_host(self._values(self.kernel, tile, workspace, backend))
             except InvalidDataError:
-                found = self._safe_values(tile, xp)
+                found = self._safe_values(tile, backend)
             with np.errstate(over="ignore"):
                 # A log density below float32's range is −inf in float32.
                 values[start : start + tile.n_rows] = found
         return values
 
-    def _safe_values(self, tile: Rows, xp: ModuleType) -> Array:
+    def _safe_values(self, tile: Rows, backend: Backend) -> Array:
         kernel = self.kernel if self.fallback is None else self.fallback
-        workspace = kernel.workspace(xp)
-        pieces = _tiles(tile, kernel.tile_rows(xp))
-        return np.concatenate([to_host(self._values(kernel, one, workspace, xp)) for one in pieces])
+        workspace = kernel.workspace(backend)
+        pieces = _tiles(tile, kernel.tile_rows(backend))
+        return np.concatenate(
+            [to_host(self._values(kernel, one, workspace, backend)) for one in pieces]
+        )
 
-    def _values(self, kernel: Kernel, tile: Rows, workspace: Any, xp: ModuleType) -> Any:
+    def _values(self, kernel: Kernel, tile: Rows, workspace: Any, backend: Backend) -> Any:
         """Values of a tile no larger than the kernel's, whose densities must be finite."""
         with np.errstate(all="ignore"):
-            (joint,) = kernel.log_joint(tile.x, workspace, xp)
+            (joint,) = kernel.log_joint(tile.x, workspace, backend)
             labels = joint.argmax(axis=0) if self.output == "labels" else None
-            posterior = Expectation()(joint, tile, xp)
+            posterior = Expectation()(joint, tile, backend)
         if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
             raise _bad_row(tile, posterior.log_density)
         if labels is not None:
@@ -364,8 +366,8 @@ class RowPass:
         return posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
 
 
-def _on_device(x: Any, xp: ModuleType) -> Any:
-    return x if xp is np else xp.asarray(x)
+def _on_device(x: Any, backend: Backend) -> Any:
+    return x if backend.xp is np else backend.xp.asarray(x)
 
 
 def _tiles(rows: Rows, size: int) -> Iterator[Rows]:

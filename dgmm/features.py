@@ -131,6 +131,13 @@ class Layout:
         rows = np.concatenate([one for one, _ in indices] or empty)
         return rows, np.concatenate([one for _, one in indices] or empty)
 
+    @cached_property
+    def factors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Indices i, j of ``z_i z_j`` for the squares and the pairs, in their order."""
+        squares = np.arange(self.n_features)
+        rows, columns = self.upper
+        return np.concatenate([squares, rows]), np.concatenate([squares, columns])
+
 
 def fill_features(features: Any, size: int, layout: Layout, xp: ModuleType) -> None:
     """Complete a feature-major tile whose rows ``1, z`` are already in place.

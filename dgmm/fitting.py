@@ -123,12 +123,13 @@ def fit_dataset(
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
+    device = parameters.device_for(dataset.n_rows)
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
         _check_counted(profile, parameters)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, parameters.device)
+        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
         chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
@@ -155,7 +156,7 @@ def fit_dataset(
             profile=profile,
             session=session,
             engine=engine,
-            device=parameters.device,
+            device=device,
             peak_memory=meter.peak(),
             fixed=options.fixed,
         )

@@ -153,6 +153,7 @@ def _advance(
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
     level = first_level(dataset.dtype, parameters.dtype)
+    device = parameters.device_for(dataset.n_rows)
     with single_threaded_blas(), session:
         if retained is not None:
             frames = retained.frames
@@ -160,7 +161,7 @@ def _advance(
             profile = session.run(task).total
             frames = frames_of(profile, dataset.dtype)
             if mixture is None:
-                context = Context(session, frames, profile, parameters.device)
+                context = Context(session, frames, profile, device)
                 mixture = _start(estimator, parameters, options, context, level, seeds)
             else:
                 # A mixture that was fitted, loaded or assigned counts as one batch before this.
@@ -174,7 +175,7 @@ def _advance(
             level=level,
             step_size=sizes,
             options=options,
-            device=parameters.device,
+            device=device,
         )
 
 
@@ -205,7 +206,8 @@ def _keep(estimator: Any, taken: Advanced) -> None:
     """Attributes of an estimator after a batch; a fit's own record no longer describes it."""
     family, n_components = taken.mixture.family, taken.mixture.n_components
     estimator._fixed = check_fixed(estimator.fixed, family, n_components)
-    estimator._set_mixture(taken.mixture)
+    names = getattr(estimator, "feature_names_in_", None)
+    estimator._set_mixture(replace(taken.mixture, feature_names=names))
     estimator._stepwise = taken.retained
     estimator.__dict__.pop("record_", None)
     if taken.retained.step == 1 or not hasattr(estimator, "n_samples_seen_"):

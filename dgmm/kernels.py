@@ -14,17 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dgmm.arrays import tile_rows
-from dgmm.features import Layout, fill_features
+from dgmm.backend import Backend
+from dgmm.features import Layout
 from dgmm.frame import Frame
 from dgmm.mixture import Mixture, density_coefficients
 
 __all__ = ["CentredKernel", "CoefficientBlock", "FeatureKernel", "Kernel", "Member"]
 
 Array = np.ndarray[Any, Any]
-
-# Components up to which the sums are computed transposed in float64.
-_FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -74,19 +71,19 @@ class Kernel(Protocol):
         """The coordinates of the sums."""
         ...
 
-    def tile_rows(self, xp: ModuleType) -> int:
+    def tile_rows(self, backend: Backend) -> int:
         """Rows of a tile."""
         ...
 
-    def workspace_bytes(self, xp: ModuleType) -> int:
+    def workspace_bytes(self, backend: Backend) -> int:
         """Bytes of :meth:`workspace`."""
         ...
 
-    def workspace(self, xp: ModuleType) -> SimpleNamespace:
+    def workspace(self, backend: Backend) -> SimpleNamespace:
         """Buffers for one thread."""
         ...
 
-    def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
+    def log_joint(self, x: Any, ws: SimpleNamespace, backend: Backend) -> list[Any]:
         """Log joint densities (K, n_rows) of each member on rows ``x``, in the workspace.
 
         Less the member's :attr:`Member.log_offset`.
@@ -97,7 +94,7 @@ class Kernel(Protocol):
         """Accumulators (K, n_moments) in float64, one for each member."""
         ...
 
-    def accumulate(self, weights: list[Any], sums: list[Any], ws: Any, xp: ModuleType) -> None:
+    def accumulate(self, weights: list[Any], sums: list[Any], ws: Any, backend: Backend) -> None:
         """Add the features of the rows that :meth:`log_joint` saw last, weighted, to ``sums``."""
         ...
 
@@ -168,50 +165,56 @@ class FeatureKernel:
     def n_stacked(self) -> int:
         return sum(block.theta.shape[0] for block in self.blocks)
 
-    def tile_rows(self, xp: ModuleType) -> int:
+    def tile_rows(self, backend: Backend) -> int:
         itemsize = np.dtype(self.dtype).itemsize
-        return tile_rows(self.n_coefficients + self.n_stacked, itemsize, xp)
+        return backend.tile_rows(self.n_coefficients + self.n_stacked, itemsize)
 
-    def workspace_bytes(self, xp: ModuleType) -> int:
-        rows, itemsize = self.tile_rows(xp), np.dtype(self.dtype).itemsize
+    def workspace_bytes(self, backend: Backend) -> int:
+        rows, itemsize = self.tile_rows(backend), np.dtype(self.dtype).itemsize
         tile = (self.n_coefficients + self.n_stacked + 8) * rows * itemsize
         whitening = 16 * self.frame.n_features * rows if self.frame.is_matrix else 0
         theta = sum(2 * block.theta.nbytes for block in self.blocks)
         # NumPy casts through buffers of its own where the stored dtype is another.
         return tile + whitening + theta
 
-    def workspace(self, xp: ModuleType) -> SimpleNamespace:
-        rows = self.tile_rows(xp)
-        features = xp.empty((self.n_coefficients, rows), dtype=self.dtype)
-        features[0] = 1.0
+    def workspace(self, backend: Backend) -> SimpleNamespace:
+        rows, xp = self.tile_rows(backend), backend.xp
         return SimpleNamespace(
-            features=features,
-            log_joint=xp.empty((self.n_stacked, rows), dtype=self.dtype),
+            feature_values=xp.empty(self.n_coefficients * rows, dtype=self.dtype),
+            joint_values=xp.empty(self.n_stacked * rows, dtype=self.dtype),
             theta=[xp.asarray(block.theta) for block in self.blocks],
-            products=[self._product(block, xp) for block in self.blocks],
+            products=[self._product(block, backend) for block in self.blocks],
             origin=xp.asarray(self.frame.origin),
             whitening=xp.asarray(self.frame.inverse) if self.frame.is_matrix else None,
-            n_rows=0,
+            n_rows=None,
         )
 
-    def _product(self, block: CoefficientBlock, xp: ModuleType) -> Any:
-        """A buffer for a Φᵀ of a tile: (K, F), kept as its transpose where BLAS is faster so.
+    def _set_rows(self, n_rows: int, ws: SimpleNamespace) -> None:
+        """Lay the buffers out for a tile, which may be the last, shorter one, without gaps."""
+        if ws.n_rows == n_rows:
+            return
+        ws.n_rows = n_rows
+        shape = (self.n_coefficients, n_rows)
+        ws.features = ws.feature_values[: shape[0] * n_rows].reshape(shape)
+        ws.features[0] = 1.0
+        shape = (self.n_stacked, n_rows)
+        ws.log_joint = ws.joint_values[: shape[0] * n_rows].reshape(shape)
 
-        With few rows on the left OpenBLAS runs Φ aᵀ up to twice as fast as a Φᵀ.
-        """
+    def _product(self, block: CoefficientBlock, backend: Backend) -> Any:
+        """A buffer for a Φᵀ of a tile: (K, F), kept as its transpose where BLAS is faster so."""
         n_stacked, size = block.theta.shape
-        if n_stacked <= _FEW_ROWS or self.dtype == "float32":
-            return xp.empty((size, n_stacked), dtype=self.dtype).T
-        return xp.empty((n_stacked, size), dtype=self.dtype)
+        if backend.prefers_transposed(n_stacked, self.dtype):
+            return backend.xp.empty((size, n_stacked), dtype=self.dtype).T
+        return backend.xp.empty((n_stacked, size), dtype=self.dtype)
 
-    def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
-        self._load(x, ws, xp)
+    def log_joint(self, x: Any, ws: SimpleNamespace, backend: Backend) -> list[Any]:
+        self._load(x, ws, backend)
         results: list[Any] = [None] * len(self.members)
         start = 0
         for block, theta in zip(self.blocks, ws.theta, strict=True):
             stop = start + theta.shape[0]
-            joint = ws.log_joint[start:stop, : ws.n_rows]
-            xp.matmul(theta, ws.features[: theta.shape[1], : ws.n_rows], out=joint)
+            joint = ws.log_joint[start:stop]
+            backend.xp.matmul(theta, ws.features[: theta.shape[1]], out=joint)
             offset = 0
             for position in block.members:
                 size = self.members[position].n_components
@@ -220,20 +223,16 @@ class FeatureKernel:
             start = stop
         return results
 
-    def _load(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> None:
+    def _load(self, x: Any, ws: SimpleNamespace, backend: Backend) -> None:
         """Build the features of the rows, whitened in float64 whatever the products are in."""
-        ws.n_rows = x.shape[0]
-        features = ws.features[:, : ws.n_rows]
-        z = features[self.layout.means]
+        self._set_rows(x.shape[0], ws)
+        z = ws.features[self.layout.means]
         if ws.whitening is not None:
-            centred = xp.subtract(x, ws.origin, dtype=np.float64)
-            z[...] = xp.matmul(ws.whitening, centred.T)
+            centred = backend.xp.subtract(x, ws.origin, dtype=np.float64)
+            z[...] = backend.xp.matmul(ws.whitening, centred.T)
         else:
-            narrow = self.dtype == "float32" and x.dtype.kind == "f" and x.dtype.itemsize <= 4
-            # Wider or integer rows lose nothing before the origin is off.
-            dtype = np.float32 if narrow else np.float64
-            xp.subtract(x.T, ws.origin.astype(dtype)[:, None], out=z, dtype=dtype, casting="unsafe")
-        fill_features(features, self.n_coefficients, self.layout, xp)
+            backend.centre(x, ws.origin, z)
+        backend.fill_features(ws.features, self.n_coefficients, self.layout)
 
     def zeros(self, xp: ModuleType) -> list[Any]:
         sizes = {p: block.theta.shape[1] for block in self.blocks for p in block.members}
@@ -243,17 +242,16 @@ class FeatureKernel:
         ]
 
     def accumulate(
-        self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, xp: ModuleType
+        self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, backend: Backend
     ) -> None:
         start = 0
         for theta, block, product in zip(ws.theta, self.blocks, ws.products, strict=True):
             stop = start + theta.shape[0]
-            stacked = ws.log_joint[start:stop, : ws.n_rows]
-            features = ws.features[: theta.shape[1], : ws.n_rows]
+            stacked, features = ws.log_joint[start:stop], ws.features[: theta.shape[1]]
             if product.flags.c_contiguous:
-                xp.matmul(stacked, features.T, out=product)
+                backend.xp.matmul(stacked, features.T, out=product)
             else:
-                xp.matmul(features, stacked.T, out=product.T)
+                backend.xp.matmul(features, stacked.T, out=product.T)
             offset = 0
             for position in block.members:
                 size = sums[position].shape[0]
@@ -304,37 +302,38 @@ class CentredKernel:
     def layout(self) -> Layout:
         return Layout(self.frame.n_features)
 
-    def tile_rows(self, xp: ModuleType) -> int:
-        return tile_rows(4 * self.frame.n_features + self.member.n_components, 8, xp)
+    def tile_rows(self, backend: Backend) -> int:
+        return backend.tile_rows(4 * self.frame.n_features + self.member.n_components, 8)
 
-    def workspace_bytes(self, xp: ModuleType) -> int:
+    def workspace_bytes(self, backend: Backend) -> int:
         d = self.frame.n_features
-        tile = 8 * self.tile_rows(xp) * (4 * d + self.member.n_components + 8)
+        tile = 8 * self.tile_rows(backend) * (4 * d + self.member.n_components + 8)
         return tile + 2 * self.frame.inverse.nbytes + 16 * d**2
 
-    def workspace(self, xp: ModuleType) -> SimpleNamespace:
-        shape = (self.frame.n_features, self.tile_rows(xp))
+    def workspace(self, backend: Backend) -> SimpleNamespace:
+        shape, xp = (self.frame.n_features, self.tile_rows(backend)), backend.xp
         return SimpleNamespace(
             means=xp.asarray(self.frame.origin),
             whitening=xp.asarray(self.frame.inverse),
             constants=self.constants,
             pairs=tuple(xp.asarray(index) for index in self.layout.upper),
-            log_joint=xp.empty((self.member.n_components, shape[1])),
+            joint_values=xp.empty(self.member.n_components * shape[1]),
             white=xp.empty(shape),
             weighted=xp.empty(shape),
             x=None,
         )
 
-    def log_joint(self, x: Any, ws: SimpleNamespace, xp: ModuleType) -> list[Any]:
+    def log_joint(self, x: Any, ws: SimpleNamespace, backend: Backend) -> list[Any]:
         ws.x = x
-        joint = ws.log_joint[:, : x.shape[0]]
+        shape = (self.member.n_components, x.shape[0])
+        joint = ws.joint_values[: shape[0] * shape[1]].reshape(shape)
         for k in range(self.member.n_components):
-            white = self._whiten(k, ws, xp)
-            joint[k] = ws.constants[k] - 0.5 * xp.einsum("db,db->b", white, white)
+            white = self._whiten(k, ws, backend)
+            joint[k] = ws.constants[k] - 0.5 * backend.xp.einsum("db,db->b", white, white)
         return [joint]
 
-    def _whiten(self, k: int, ws: SimpleNamespace, xp: ModuleType) -> Any:
-        white = ws.white[:, : ws.x.shape[0]]
+    def _whiten(self, k: int, ws: SimpleNamespace, backend: Backend) -> Any:
+        white, xp = ws.white[:, : ws.x.shape[0]], backend.xp
         centred = xp.subtract(ws.x, ws.means[k], dtype=np.float64)
         if self.frame.is_matrix:
             return xp.matmul(ws.whitening[k], centred.T, out=white)
@@ -344,19 +343,20 @@ class CentredKernel:
         return [xp.zeros((self.member.n_components, self.n_moments))]
 
     def accumulate(
-        self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, xp: ModuleType
+        self, weights: list[Any], sums: list[Any], ws: SimpleNamespace, backend: Backend
     ) -> None:
         (weight,), (out,) = weights, sums
         for k in range(weight.shape[0]):
             # Whitened again rather than kept: K·D numbers a row would not fit the cache.
-            white = self._whiten(k, ws, xp)
-            weighted = xp.multiply(white, weight[k], out=ws.weighted[:, : white.shape[1]])
+            white = self._whiten(k, ws, backend)
+            weighted = ws.weighted[:, : white.shape[1]]
+            backend.xp.multiply(white, weight[k], out=weighted)
             out[k, 0] += weight[k].sum()
             out[k, self.layout.means] += weighted.sum(axis=1)
-            self._add_squares(out[k], weighted, ws, xp)
+            self._add_squares(out[k], weighted, ws, backend)
 
-    def _add_squares(self, out: Any, weighted: Any, ws: Any, xp: ModuleType) -> None:
-        layout, size = self.layout, self.n_moments
+    def _add_squares(self, out: Any, weighted: Any, ws: Any, backend: Backend) -> None:
+        layout, size, xp = self.layout, self.n_moments, backend.xp
         white = ws.white[:, : weighted.shape[1]]
         if size < layout.full:
             squares = xp.einsum("db,db->d", weighted, white)

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from dgmm.arrays import namespace, resolve_device
+from dgmm.arrays import resolve_device
+from dgmm.backend import backend_of
 from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS, Method
@@ -40,6 +41,10 @@ class FitParameters:
     device: str
     dtype: str | None
     memory_limit: int | None
+
+    def device_for(self, n_rows: int) -> str:
+        """The device for passes over so many rows."""
+        return resolve_device(self.device, n_rows * self.n_components)
 
 
 def check_parameters(estimator: Any) -> FitParameters:
@@ -112,10 +117,9 @@ def _method(value: Any) -> Method:
 
 
 def _device(value: Any) -> str:
-    device = resolve_device(value)
     # What a device needs is missed here, not after the first pass over the data.
-    namespace(device)
-    return device
+    backend_of(resolve_device(value))
+    return str(value)
 
 
 def _dtype(value: Any) -> str | None:

@@ -76,7 +76,7 @@ def run_batch(
 
 def run_members(session: Session, task: BatchPass) -> list[Any]:
     """What the session gives for every mixture of the batch, not finished, in their order."""
-    if task.device == "cpu":
+    if not task.device.startswith("cuda"):
         n_blocks = sum(block.n_rows > 0 for block in session.dataset.blocks)
         task = replace(task, kernels=tuple(cut_kernels(task.kernels, n_blocks)))
     found = _run(session, task)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dgmm.backend import Backend
 from dgmm.data.dataset import Rows
 
 __all__ = [
@@ -51,7 +52,7 @@ class Posterior:
 class PosteriorPolicy(Protocol):
     """(log joint densities, rows) → weights, in place."""
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
         """Overwrite ``log_joint`` (n_components, n_rows) with the weights of the rows."""
         ...
 
@@ -60,14 +61,10 @@ class PosteriorPolicy(Protocol):
 class Expectation:
     """The E-step of EM: responsibilities, by a softmax over the components."""
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
-        top = log_joint.max(axis=0)
-        log_joint -= top
-        xp.exp(log_joint, out=log_joint)
-        total = log_joint.sum(axis=0)
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
+        top, total = backend.softmax(log_joint)
         # The largest term is exp(0), so its responsibility is 1 / total: no second search for it.
-        log_joint *= 1.0 / total
-        xp.log(total, out=total)
+        backend.xp.log(total, out=total)
         top += total
         return Posterior(log_density=top, log_assignment=-total)
 
@@ -81,10 +78,10 @@ class Classification:
     1992, eq. 2.2).
     """
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
         chosen = log_joint.argmax(axis=0)
-        posterior = Expectation()(log_joint, rows, xp)
-        _assign(log_joint, chosen, xp)
+        posterior = Expectation()(log_joint, rows, backend)
+        _assign(log_joint, chosen, backend.xp)
         return posterior
 
 
@@ -102,7 +99,8 @@ class Annealed:
 
     temperature: float
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
+        xp = backend.xp
         top = log_joint.max(axis=0)
         log_joint -= top
         total = xp.zeros_like(top)
@@ -134,9 +132,10 @@ class Stochastic:
     key: tuple[int, int]
     temperature: float = 1.0
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
         policy = Expectation() if self.temperature == 1.0 else Annealed(self.temperature)
-        posterior = policy(log_joint, rows, xp)
+        xp = backend.xp
+        posterior = policy(log_joint, rows, backend)
         n_components, n_rows = log_joint.shape
         for k in range(1, n_components):
             log_joint[k] += log_joint[k - 1]
@@ -164,13 +163,14 @@ class KnownLabels:
 
     policy: PosteriorPolicy
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
         known = np.flatnonzero(rows.labels >= 0) if rows.labels is not None else np.empty(0, int)
         if not known.size:
-            return self.policy(log_joint, rows, xp)
+            return self.policy(log_joint, rows, backend)
+        xp = backend.xp
         labels, known = xp.asarray(rows.labels[known]), xp.asarray(known)
         densities = log_joint[labels, known]
-        posterior = self.policy(log_joint, rows, xp)
+        posterior = self.policy(log_joint, rows, backend)
         log_joint[:, known] = 0.0
         log_joint[labels, known] = 1.0
         posterior.log_density[known] = densities

@@ -56,7 +56,9 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
     level = _level(mixture, frames, dataset, parameters.dtype)
-    task = BatchPass(plan_batch([mixture], [level], frames), device=parameters.device)
+    task = BatchPass(
+        plan_batch([mixture], [level], frames), device=parameters.device_for(dataset.n_rows)
+    )
     engine = engine_for(estimator.engine, dataset)
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
         (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
@@ -95,7 +97,8 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
     with single_threaded_blas():
         (kernel,) = plan_batch([mixture], [level], frames)
         (safest,) = plan_batch([mixture], [Level.CENTRED], frames)
-    task = RowPass(kernel, output, estimator._face_dtype, parameters.device, fallback=safest)
+    device = parameters.device_for(dataset.n_rows)
+    task = RowPass(kernel, output, estimator._face_dtype, device, fallback=safest)
     if out is None and not _in_memory(dataset):
         return _lazy(task, dataset)
     return _streamed(estimator, task, dataset, out, parameters.memory_limit)

@@ -5,9 +5,10 @@ Nothing here is part of the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FitEvent", "FitRecord", "RestartRecord"]
+__all__ = ["FitEvent", "FitRecord", "RestartRecord", "kept_restart"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class RestartRecord:
     reason: str = ""
     log_likelihood: float = float("-inf")
 
+    @property
+    def was_given_up(self) -> bool:
+        """True if it collapsed or was hopeless, so that it was not run to its end."""
+        return self.status in ("retired", "halved")
+
 
 @dataclass(frozen=True)
 class FitRecord:
@@ -108,3 +114,14 @@ class FitRecord:
         """Log-likelihood per row of the restart that was kept, in nats, without priors."""
         kept = (one for one in self.restarts if one.status != "retired")
         return max(kept, key=lambda one: one.lower_bound).log_likelihood
+
+
+def kept_restart(restarts: Sequence[RestartRecord], lower_bound: float) -> int | None:
+    """Number of the restart that a model with this lower bound comes from; None if of none."""
+    bound = float(lower_bound)
+    matches = (
+        i
+        for i, one in enumerate(restarts)
+        if not one.was_given_up and float(one.lower_bound) == bound
+    )
+    return next(matches, None)

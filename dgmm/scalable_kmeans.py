@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from dgmm.arrays import to_host
+from dgmm.backend import Backend
 from dgmm.covariance import CovarianceFamily
 from dgmm.data.dataset import Rows
 from dgmm.em import Context
@@ -128,11 +128,11 @@ def _guess(request: StartRequest, centres: Array, spread: float) -> Mixture:
 class NearestCentre:
     """A posterior policy: a row counts for the likeliest component alone."""
 
-    def __call__(self, log_joint: Any, rows: Rows, xp: ModuleType) -> Posterior:
+    def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
         top, labels = log_joint.max(axis=0), log_joint.argmax(axis=0)
         log_joint[...] = 0.0
-        log_joint[labels, xp.arange(log_joint.shape[1])] = 1.0
-        return Posterior(log_density=top, log_assignment=xp.zeros_like(top))
+        log_joint[labels, backend.xp.arange(log_joint.shape[1])] = 1.0
+        return Posterior(log_density=top, log_assignment=backend.xp.zeros_like(top))
 
 
 # ------------------------------------------------------------------------------------ candidates

@@ -13,10 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dgmm.candidates import Candidate, fit_candidates
 from dgmm.covariance import family_of
+from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
 from dgmm.fitting import open_rows
 from dgmm.notices import warn_user
+from dgmm.plotting import plot_criterion
 
 __all__ = [
     "CRITERIA",
@@ -26,9 +28,6 @@ __all__ = [
     "run_selection",
     "select_model",
 ]
-
-CRITERIA = {"bic": -1.0, "aic": -1.0, "icl": -1.0, "heldout": 1.0}
-"""The criteria, with 1 where higher is better and −1 where lower is."""
 
 
 @dataclass(frozen=True)
@@ -142,41 +141,7 @@ class Selection:
         """The row of the best candidate."""
         return self.table[_best(self.table.rows, self.criterion)]
 
-    def plot(self, ax: Any = None) -> Any:
-        """The criterion against the number of components, a line for each family.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Raises
-        ------
-        MissingDependencyError
-            If matplotlib is not installed.
-        """
-        try:
-            from matplotlib import pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                'plot() needs matplotlib, which is not installed: pip install "dgmm[plot]"'
-            ) from error
-        axes = plt.subplots(layout="constrained")[1] if ax is None else ax
-        for family in dict.fromkeys(row.covariance_type for row in self.table):
-            rows = [row for row in self.table if row.covariance_type == family]
-            values = [getattr(row, self.criterion) for row in rows]
-            axes.plot([row.n_components for row in rows], values, marker="o", label=family)
-        best = self.best_row
-        value = getattr(best, self.criterion)
-        axes.plot(best.n_components, value, "o", ms=14, mfc="none", mec="black", label="best")
-        better = "higher" if CRITERIA[self.criterion] > 0 else "lower"
-        axes.set(xlabel="components", ylabel=f"{self.criterion} ({better} is better)")
-        axes.legend()
-        return axes
+    plot = plot_criterion
 
     def _repr_html_(self) -> str:
         best = self.best_row

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dgmm import expectation
+from dgmm.backend import Backend
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.expectation import BatchPass, RowPass, plan_batch
@@ -52,7 +53,7 @@ class CupyLike:
 @pytest.fixture
 def cupy_like(monkeypatch):
     xp = CupyLike()
-    monkeypatch.setattr(expectation, "namespace", lambda _device: xp)
+    monkeypatch.setattr(expectation, "backend_of", lambda _device: Backend(xp))
     return xp
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dgmm.backend import Backend
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.expectation import BatchPass, plan_batch
@@ -34,7 +35,7 @@ def joint_of(seed=0, k=4, n=500):
 
 def applied(policy, joint, rows):
     weights = joint.copy()
-    return weights, policy(weights, rows, np)
+    return weights, policy(weights, rows, Backend(np))
 
 
 def rows_with(**columns):

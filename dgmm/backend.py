@@ -1,0 +1,157 @@
+"""How the arithmetic of a tile is done: array calls of NumPy or CuPy, or compiled loops.
+
+A backend is an array namespace and the few operations for which one array call after another
+leaves much of a machine unused. Kernels and policies ask it for those and do the rest with
+:attr:`Backend.xp`. Two backends agree to a few roundings, not to the bit, so that one is chosen
+for a whole pass, before it begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from dgmm import compiled
+from dgmm.arrays import COMPILED, namespace, tile_rows
+from dgmm.features import Layout, fill_features
+
+__all__ = ["Backend", "CompiledBackend", "backend_of"]
+
+_COMPILED = ("float32", "float64")
+
+# Components that are few rows to a product of matrices.
+_FEW = 32
+
+# OpenBLAS's names of the processors whose kernels use AVX-512.
+_WIDE = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Array calls alone.
+
+    Parameters
+    ----------
+    xp : module
+        NumPy or CuPy.
+    """
+
+    xp: ModuleType
+
+    def tile_rows(self, values_per_row: int, itemsize: int) -> int:
+        """Rows of a tile of which ``values_per_row`` values are held."""
+        return tile_rows(values_per_row, itemsize, self.xp.__name__)
+
+    def prefers_transposed(self, n_stacked: int, dtype: str) -> bool:
+        """True if Φ aᵀ is faster than a Φᵀ for so many components.
+
+        OpenBLAS, measured with 16 components: in float32 it is by up to 1.2 times; in float64 by
+        up to 2 times with the kernels for AVX-512, which lose with few rows on the left, and with
+        those for AVX2 slower by as much as float32's gain.
+        """
+        return dtype == "float32" or (n_stacked <= _FEW and _has_wide_kernels())
+
+    def softmax(self, log_joint: Any) -> tuple[Any, Any]:
+        """Turn log joint densities into responsibilities, in place.
+
+        Parameters
+        ----------
+        log_joint : array of shape (n_components, n_rows)
+
+        Returns
+        -------
+        top, total : array of shape (n_rows,)
+            The largest of a row, and the sum of the exponentials of what the others are short of
+            it: log p(x) is ``top + log(total)``.
+        """
+        xp = self.xp
+        top = log_joint.max(axis=0)
+        log_joint -= top
+        xp.exp(log_joint, out=log_joint)
+        total = log_joint.sum(axis=0)
+        log_joint *= 1.0 / total
+        return top, total
+
+    def centre(self, x: Any, origin: Any, out: Any) -> None:
+        """Write ``(x − origin)ᵀ``.
+
+        Parameters
+        ----------
+        x : array of shape (n_rows, n_features)
+        origin : array of shape (n_features,)
+        out : array of shape (n_features, n_rows)
+            The difference is taken in float32 if both this and ``x`` are that narrow, otherwise in
+            float64: wider or integer rows lose nothing before the origin is off.
+        """
+        dtype = _difference_dtype(x, out)
+        self.xp.subtract(x.T, origin.astype(dtype)[:, None], out=out, dtype=dtype, casting="unsafe")
+
+    def fill_features(self, features: Any, size: int, layout: Layout) -> None:
+        """Complete a tile as :func:`dgmm.features.fill_features` does."""
+        fill_features(features, size, layout, self.xp)
+
+
+class CompiledBackend(Backend):
+    """NumPy, with loops that numba compiled (:mod:`dgmm.compiled`)."""
+
+    def tile_rows(self, values_per_row: int, itemsize: int) -> int:
+        return tile_rows(values_per_row, itemsize, "numba")
+
+    def softmax(self, log_joint: Any) -> tuple[Any, Any]:
+        if not log_joint.flags.c_contiguous:
+            return super().softmax(log_joint)
+        top, total = np.empty((2, log_joint.shape[1]), log_joint.dtype)
+        compiled.softmax_loop(log_joint.dtype.name)(log_joint, top, total)
+        return top, total
+
+    def centre(self, x: Any, origin: Any, out: Any) -> None:
+        stored = x.dtype.name
+        if stored not in _COMPILED or not (x.dtype.isnative and x.flags.c_contiguous):
+            super().centre(x, origin, out)
+            return
+        loop = compiled.centre_loop(stored, out.dtype.name)
+        loop(x, origin.astype(_difference_dtype(x, out)), out)
+
+    def fill_features(self, features: Any, size: int, layout: Layout) -> None:
+        if size <= layout.linear or not features.flags.c_contiguous:
+            super().fill_features(features, size, layout)
+            return
+        rows, columns = _factors(layout, size)
+        fill = compiled.products_loop(features.dtype.name)
+        norm, products = features[layout.norm], features[layout.scalar : size]
+        fill(features[layout.means], rows, columns, norm, products)
+
+
+@cache
+def _has_wide_kernels() -> bool:
+    return any(one.get("architecture") in _WIDE for one in threadpool_info())
+
+
+def _difference_dtype(x: Any, out: Any) -> type[np.floating[Any]]:
+    narrow = out.dtype == np.float32 and x.dtype.kind == "f" and x.dtype.itemsize <= 4
+    return np.float32 if narrow else np.float64
+
+
+def _factors(layout: Layout, size: int) -> tuple[Any, Any]:
+    """Which features the products after the norm, up to ``size``, are of."""
+    n_products = size - layout.scalar
+    return layout.factors[0][:n_products], layout.factors[1][:n_products]
+
+
+def backend_of(device: str) -> Backend:
+    """The backend of a device that :func:`dgmm.arrays.resolve_device` gave.
+
+    Raises
+    ------
+    MissingDependencyError
+        If CuPy or numba is needed and not installed here.
+    """
+    if device != COMPILED:
+        return Backend(namespace(device))
+    compiled.require()
+    return CompiledBackend(np)
