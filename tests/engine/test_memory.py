@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -89,6 +90,46 @@ def test_cache_keeps_what_came_first() -> None:
     cache.clear()
     assert cache.get(0) is None
     assert cache.nbytes == 0
+
+
+def test_cache_finds_what_somebody_works_on_though_it_keeps_it_not() -> None:
+    cache, rows = BlockCache(0), Rows(np.zeros((1, 100), np.int8))
+    cache.offer(7, rows)
+    assert cache.get(7) is rows
+    assert cache.nbytes == 0
+    del rows
+    assert cache.get(7) is None
+
+
+def test_blocks_are_read_by_one_of_those_that_want_them() -> None:
+    cache, reads = BlockCache(0), []
+    all_in = threading.Barrier(4)
+    done = threading.Barrier(4)
+
+    def want() -> None:
+        all_in.wait(30)
+        rows = cache.get(0)
+        if rows is None:
+            with cache.turn(0):
+                rows = cache.get(0)
+                if rows is None:
+                    rows = Rows(np.zeros((1, 1)))
+                    reads.append(rows)
+                    cache.offer(0, rows)
+        done.wait(30)
+        assert rows is reads[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(want) for _ in range(4)]:
+            future.result(60)
+    assert len(reads) == 1
+
+
+def test_a_read_that_fails_lets_the_next_one_try() -> None:
+    cache = BlockCache(0)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no"), cache.turn(0):
+            raise OSError("no")
 
 
 def test_a_view_counts_as_the_array_that_it_keeps() -> None:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import zarr
+from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -50,6 +51,29 @@ def test_ten_restarts_cost_one_read_a_pass(tmp_path) -> None:
         assert record.passes == 4
         assert record.block_reads == record.passes * len(dataset.blocks)
     assert [len(record.restarts) for record in records] == [1, 10]
+
+
+@pytest.mark.usefixtures("uncached")
+@pytest.mark.filterwarnings("ignore:Best performing initialization")
+def test_on_a_cluster_ten_restarts_cost_one_read_a_pass_too(dataset) -> None:
+    with (
+        # In this process, where nothing is kept between passes.
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        for n_init in (1, 10):
+            record = (
+                dgmm.GaussianMixture(
+                    3, n_init=n_init, tol=0, max_iter=3, random_state=0,
+                    engine=dgmm.DaskEngine(client),
+                )
+                .fit(dataset)
+                .record_
+            )  # fmt: skip
+            assert (record.passes, len(record.restarts)) == (4, n_init)
+            assert record.block_reads == record.passes * len(dataset.blocks)
 
 
 def test_the_memory_of_all_restarts_is_projected() -> None:
