@@ -18,13 +18,14 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import InvalidDataError, InvalidParameterError
+from dgmm.errors import ConstantFeatureWarning, InvalidDataError, InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.halving import halving_of
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
+from dgmm.notices import warn_user
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -39,9 +40,12 @@ __all__ = [
     "open_rows",
     "plan_maximization",
     "profile_task",
+    "warn_of_constants",
 ]
 
 Emit = Callable[[FitEvent], None]
+
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def fit_dataset(
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
         _check_counted(profile, parameters)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
@@ -248,6 +253,28 @@ def _check_counted(profile: Profile, parameters: FitParameters) -> None:
             f"only {profile.n_rows} rows have a positive sample_weight and n_components="
             f"{parameters.n_components}; lower n_components or weight more rows"
         )
+
+
+def warn_of_constants(profile: Profile, dataset: Dataset) -> None:
+    """Warn of columns without variance, before the fit spends hours on them."""
+    constant = profile.constant_features
+    if not constant:
+        return
+    names = dataset.feature_names
+    listed = [
+        f"{i if names is None else repr(names[i])} ({profile.least[i]:g})"
+        for i in constant[:_MOST_LISTED]
+    ]
+    more = f" and {len(constant) - _MOST_LISTED} more" if len(constant) > _MOST_LISTED else ""
+    several = len(constant) > 1
+    warn_user(
+        f"column{'s' * several} {', '.join(listed)}{more} {'are' if several else 'is'} constant: "
+        "no component is told from another by that, and the variance there is what reg_covar, "
+        "covariance_floor or a prior makes it (in spherical families, part of the mean of all), "
+        "so densities, scores and BIC follow from that choice; drop such columns, or set "
+        "covariance_floor to the square of the precision of the data",
+        ConstantFeatureWarning,
+    )
 
 
 def _starts(

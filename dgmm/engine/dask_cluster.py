@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -15,7 +15,15 @@ from distributed.comm.core import CommClosedError
 from distributed.core import RPCClosed
 from distributed.protocol.pickle import dumps
 
-from dgmm.engine.dask_graph import PassGraph, Share, assign, home_of, remote_rows, share_out
+from dgmm.engine.dask_graph import (
+    PassGraph,
+    Share,
+    assign,
+    home_of,
+    ranges_of_worker,
+    remote_rows,
+    share_out,
+)
 from dgmm.engine.memory import available_memory
 from dgmm.engine.work import Selection
 from dgmm.engine.worker import Range, stop_pass
@@ -97,10 +105,13 @@ class Cluster:
         limits = [one["memory_limit"] for one in info if one.get("memory_limit")]
         return int(min(limits)) if limits else available_memory() // max(1, len(info))
 
-    def cut(self, selection: Selection, workers: Collection[str]) -> Held:
-        """Cut a selection into ranges, each near the worker that holds most of its blocks."""
+    def cut(self, selection: Selection, workers: Mapping[str, int]) -> Held:
+        """Cut a selection into ranges, each near the worker that holds most of its blocks.
+
+        ``workers`` are their threads by address.
+        """
         homes = self.homes(selection)
-        shares = share_out(selection, len(workers), homes)
+        shares = share_out(selection, sum(map(ranges_of_worker, workers.values())), homes)
         held = Held(shares, [_home_of_range(selection, homes, one) for one in shares])
         held.assign(workers)
         return held
