@@ -26,7 +26,7 @@ from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_stati
 
 __all__ = ["PartialFit"]
 
-_STARTS = ("weights_init", "means_init", "precisions_init")
+_STARTS = ("weights_init", "means_init", "covariances_init")
 
 
 class PartialFit:
@@ -127,7 +127,11 @@ def _checked_step(schedule: Any, step: int) -> float:
 def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
     if not is_first:
         check_columns(estimator, dataset)
-    given = all(getattr(estimator, name) is not None for name in _STARTS)
+    inverse = estimator.precisions_init is not None
+    given = all(
+        getattr(estimator, name) is not None or (name == "covariances_init" and inverse)
+        for name in _STARTS
+    )
     needed = estimator.n_components if is_first and not given else 1
     if dataset.n_rows < 1:
         raise InvalidDataError(
