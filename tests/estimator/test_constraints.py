@@ -68,6 +68,7 @@ def test_suggested_priors_are_those_of_fraley_and_raftery() -> None:
     np.testing.assert_allclose(full["mean_prior"], X.mean(axis=0))
     np.testing.assert_allclose(full["covariance_prior"], np.cov(X.T) / 4 ** (2 / D))
     assert (full["mean_precision_prior"], full["degrees_of_freedom_prior"]) == (0.01, D + 2)
+    np.testing.assert_allclose(dgmm.suggest_priors(X)["covariance_prior"], np.cov(X.T))
     for family in ("diag", "spherical", "tied_diag", "tied_spherical"):
         scale = dgmm.suggest_priors(X, 4, family)["covariance_prior"]
         assert scale == pytest.approx(np.trace(np.cov(X.T)) / D / 4 ** (2 / D))
@@ -306,6 +307,7 @@ NIW = {
         ({**NIW, "covariance_prior": -1.0}, "covariance_prior.*positive definite.*eigenvalue -1"),
         ({**NIW, "covariance_prior": np.ones((2, 2))}, "covariance_prior.*positive definite"),
         ({**NIW, "covariance_prior": [[1.0, 0.9], [0.0, 1.0]]}, "covariance_prior.*symmetric"),
+        ({**NIW, "covariance_prior": [[1.0], [0.0, 1.0]]}, "covariance_prior=.*real numbers"),
         ({**NIW, "covariance_prior": np.ones(2)}, r"covariance_prior has shape \(2,\)"),
         ({**NIW, "degrees_of_freedom_prior": 1.0}, "degrees_of_freedom_prior=1; for.*exceed 1"),
         (
@@ -326,6 +328,7 @@ NIW = {
         ({"fixed": {"means": [[0], [1, 2]]}}, "as integers"),
         ({"fixed": {"means": None}}, "as integers"),
         ({"fixed": {"means": "all"}}, "as integers"),
+        ({"fixed": {"means": {0, "all"}}}, "as integers"),
         ({"fixed": {"means": [True, False, True]}}, "as integers"),
         (
             {"fixed": {"weights": [0, 1]}, "weights_init": [0.5, 0.5, 0.0]},
