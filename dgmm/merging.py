@@ -56,7 +56,7 @@ def _shares(weights: Array) -> Array:
     return weights / total if total > 0 else np.full(len(weights), 1.0 / len(weights))
 
 
-def _partition(mixture: Mixture, groups: Sequence[Sequence[int]]) -> list[Array]:
+def _partition(mixture: Mixture, groups: Any) -> list[Array]:
     """All components in groups, those not named alone, in order of their least member."""
     if not np.iterable(groups) or not all(np.iterable(group) for group in groups):
         raise InvalidParameterError(f"groups {groups!r} must be sequences: [[0, 1]], not [0, 1]")
