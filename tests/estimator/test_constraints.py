@@ -409,13 +409,16 @@ def test_how_fixed_is_spelled_does_not_show_in_the_file(tmp_path: Path) -> None:
 def test_a_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
     from distributed import Client, LocalCluster
 
-    options = {"fixed": {"means": [1]}, "means_init": CENTRES, **dgmm.suggest_priors(X, K)}
-    fit(**options).save(tmp_path / "threads")
+    options = {"fixed": {"means": [1]}, "means_init": CENTRES}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         engine = dgmm.DaskEngine(client)
-        priors = dgmm.suggest_priors(X, K, engine=engine)
-        fit(**(options | priors), engine=engine).save(tmp_path / "workers")
-    assert (tmp_path / "threads").read_bytes() == (tmp_path / "workers").read_bytes()
+        for family in family_names():
+            for name, one in (("threads", dgmm.LocalEngine()), ("workers", engine)):
+                priors = dgmm.suggest_priors(X, K, family, engine=one)
+                model = fit(covariance_type=family, engine=one, **options, **priors)
+                model.save(tmp_path / name)
+            files = [(tmp_path / name).read_bytes() for name in ("threads", "workers")]
+            assert files[0] == files[1], family
