@@ -26,7 +26,8 @@ A message says what went wrong, where (block, row, component), the value seen an
 Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserWarning``)::
 
     DgmmWarning
-    └── ConstantFeatureWarning      a column holds one value throughout
+    ├── ConstantFeatureWarning      a column holds one value throughout
+    └── EmptyComponentWarning       a component was left without rows
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "DamagedBlockError",
     "DgmmError",
     "DgmmWarning",
+    "EmptyComponentWarning",
     "EngineError",
     "InvalidDataError",
     "InvalidDtypeError",
@@ -116,3 +118,7 @@ class DgmmWarning(UserWarning):
 
 class ConstantFeatureWarning(DgmmWarning):
     """A column holds one value throughout, so that its variance is what regularises it."""
+
+
+class EmptyComponentWarning(DgmmWarning):
+    """A component was left without rows: what no prior determines of it stayed as it was."""

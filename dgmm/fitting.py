@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,12 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import ConstantFeatureWarning, InvalidDataError, InvalidParameterError
+from dgmm.errors import (
+    ConstantFeatureWarning,
+    EmptyComponentWarning,
+    InvalidDataError,
+    InvalidParameterError,
+)
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.halving import halving_of
@@ -35,12 +40,14 @@ from dgmm.variants import Algorithm
 __all__ = [
     "FitOutcome",
     "accelerator_for",
+    "emptied",
     "first_level",
     "fit_dataset",
     "open_rows",
     "plan_maximization",
     "profile_task",
     "warn_of_constants",
+    "warn_of_empty",
 ]
 
 Emit = Callable[[FitEvent], None]
@@ -156,6 +163,7 @@ def fit_dataset(
         ):
             on_event(event)
         winner = best_chain(chains)
+        warn_of_empty(emptied(winner))
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
         return FitOutcome(
             chain=winner,
@@ -274,6 +282,28 @@ def warn_of_constants(profile: Profile, dataset: Dataset) -> None:
         "so densities, scores and BIC follow from that choice; drop such columns, or set "
         "covariance_floor to the square of the precision of the data",
         ConstantFeatureWarning,
+    )
+
+
+def emptied(chain: Chain) -> frozenset[int]:
+    """Components of the mixture that a chain ends in that were left without rows."""
+    if chain.best is None:
+        return chain.empty
+    # The iterate that is kept may be from before.
+    return frozenset(k for k in chain.empty if chain.mixture.weights[k] == 0.0)
+
+
+def warn_of_empty(components: Collection[int]) -> None:
+    """Warn of components of the result that were left without rows."""
+    if not components:
+        return
+    names = ", ".join(str(k) for k in sorted(components))
+    several = len(components) > 1
+    warn_user(
+        f"component{'s' * several} {names} {'were' if several else 'was'} without rows: what no "
+        "prior determines stayed as it was, and the weight may be 0; lower n_components, start "
+        "elsewhere (init_params, n_init) or set weight_concentration_prior above 1",
+        EmptyComponentWarning,
     )
 
 

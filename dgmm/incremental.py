@@ -15,7 +15,13 @@ from dgmm.em import Context, frames_of
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
-from dgmm.fitting import first_level, open_rows, plan_maximization, profile_task
+from dgmm.fitting import (
+    first_level,
+    open_rows,
+    plan_maximization,
+    profile_task,
+    warn_of_empty,
+)
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
@@ -76,6 +82,7 @@ def fit_batch(estimator: Any, X: Any) -> None:
     taken = _advance(estimator, parameters, sizes, dataset)
     if is_first:
         record_columns(estimator, dataset)
+    warn_of_empty(taken.emptied)
     _keep(estimator, taken)
 
 

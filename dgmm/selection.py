@@ -16,7 +16,7 @@ from dgmm.covariance import family_of
 from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
-from dgmm.fitting import open_rows
+from dgmm.fitting import emptied, open_rows, warn_of_empty
 from dgmm.notices import warn_user
 from dgmm.plotting import plot_criterion
 
@@ -255,6 +255,7 @@ def run_selection(
     chosen = candidates[_best(rows, criterion)]
     assert chosen.outcome is not None
     best: GaussianMixture = chosen.estimator
+    warn_of_empty(emptied(chosen.outcome.chain))
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
     if not best.converged_ and best.max_iter > 0:
         warn_user(

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import click
 
-from dgmm.errors import ConstantFeatureWarning
+from dgmm.errors import ConstantFeatureWarning, EmptyComponentWarning
 
 __all__ = ["print_json", "print_line", "redact", "strict", "warnings_as_lines"]
 
@@ -58,7 +58,8 @@ def print_line(text: str) -> None:
 def warnings_as_lines(reworded: Callable[[str], str] = str) -> Iterator[None]:
     """Show Python warnings as a line each, without the source line that gave them.
 
-    ``reworded`` is applied to each. Constant columns are among the notes on a fit already.
+    ``reworded`` is applied to each. Constant columns and empty components are among the notes on a
+    fit already.
     """
 
     def show(
@@ -73,6 +74,7 @@ def warnings_as_lines(reworded: Callable[[str], str] = str) -> Iterator[None]:
         print(redact(f"dgmm: warning: {reworded(str(message))}"), file=file or sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        for category in (ConstantFeatureWarning, EmptyComponentWarning):
+            warnings.simplefilter("ignore", category)
         warnings.showwarning = show
         yield

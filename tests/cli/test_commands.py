@@ -320,9 +320,10 @@ def test_an_unreachable_scheduler_is_worth_another_try(
     assert "secret" not in run.err
 
 
-def test_constant_columns_are_told_of_once(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("category", [errors.ConstantFeatureWarning, errors.EmptyComponentWarning])
+def test_what_is_a_note_is_told_of_once(dgmm, rows, stub, tmp_path, monkeypatch, category) -> None:
     def warn(path: Path) -> Path:
-        warnings.warn("column 1 is constant", errors.ConstantFeatureWarning, stacklevel=1)
+        warnings.warn("column 1 is constant", category, stacklevel=1)
         warnings.warn("increase max_iter", UserWarning, stacklevel=1)
         return path
 
