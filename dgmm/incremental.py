@@ -125,9 +125,15 @@ def _number(estimator: Any, name: str, least: float, most: float) -> float:
 
 
 def _checked_step(schedule: Any, step: int) -> float:
-    size = float(schedule(step))
+    found = schedule(step)
+    try:
+        size = float(found)
+    except (TypeError, ValueError):
+        size = np.nan
     if not 0.0 <= size <= 1.0:
-        raise InvalidParameterError(f"step_size({step}) returned {size}; a step must lie in [0, 1]")
+        raise InvalidParameterError(
+            f"step_size({step}) returned {found!r}; a step must lie in [0, 1]"
+        )
     return size
 
 

@@ -197,6 +197,8 @@ def test_single_precision_rows_and_products() -> None:
         ({"step_size": "fast"}, "step_size"),
         ({"step_size": lambda _: 2.0}, r"step_size\(1\) returned 2.0"),
         ({"step_size": lambda _: np.nan}, r"step_size\(1\) returned nan"),
+        ({"step_size": lambda _: "a"}, r"step_size\(1\) returned 'a'"),
+        ({"step_size": lambda _: None}, r"step_size\(1\) returned None"),
         ({"step_offset": -1.0}, "step_offset"),
         ({"step_offset": np.inf}, "step_offset"),
         ({"forgetting": 1.5}, "forgetting"),
