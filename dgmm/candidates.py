@@ -19,6 +19,7 @@ from dgmm.expectation import BatchPass, plan_batch
 from dgmm.fitting import (
     Emit,
     FitOutcome,
+    accelerator_for,
     first_level,
     plan_maximization,
     profile_task,
@@ -99,8 +100,10 @@ def fit_candidates(
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
-        groups = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
-        outcomes = [_outcome(group, profile, opened, engine, device, meter) for group in groups]
+        groups, regime = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
+        outcomes = [
+            _outcome(group, profile, opened, engine, device, meter, regime) for group in groups
+        ]
         return _evaluated(estimators, outcomes, context, opened, split)
 
 
@@ -161,14 +164,15 @@ def _fitted_groups(
     dataset: Dataset,
     seeds: np.random.SeedSequence,
     on_event: Emit,
-) -> list[list[Chain]]:
-    """The chains of every candidate, run to their ends in one batch."""
+) -> tuple[list[list[Chain]], str]:
+    """The chains of every candidate, run to their ends in one batch, and the regime."""
     shared, n_init = parameters[0], parameters[0].n_init
     level = first_level(dataset.dtype, shared.dtype)
     options = _shared_options(estimators[0], shared, dataset)
     chains = _starts(estimators, parameters, context, level, seeds, options)
     message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
     on_event(FitEvent("initialize", active=len(chains), message=message))
+    accelerator = accelerator_for(parameters, dataset, context.profile, options)
     for event in iterate(
         context,
         chains,
@@ -176,11 +180,13 @@ def _fitted_groups(
         options=options,
         max_iter=shared.max_iter,
         halving=halving_of(shared.halve_after, [n_init] * len(parameters)),
+        accelerator=accelerator,
     ):
         on_event(event)
     iterations = max(len(chain.lower_bounds) for chain in chains)
     on_event(FitEvent("done", iterations))
-    return [chains[i * n_init : (i + 1) * n_init] for i in range(len(parameters))]
+    groups = [chains[i * n_init : (i + 1) * n_init] for i in range(len(parameters))]
+    return groups, "" if accelerator is None else accelerator.regime
 
 
 def _starts(
@@ -212,13 +218,23 @@ def _outcome(
     engine: Any,
     device: str,
     meter: MemoryMeter,
+    regime: str,
 ) -> FitOutcome | str:
     """How a candidate went, or why it has no winner."""
     try:
         winner = best_chain(group)
     except SingularMixtureError:
         return "; ".join(dict.fromkeys(chain.reason for chain in group))
-    return FitOutcome(winner, tuple(group), profile, session, engine, device, meter.peak())
+    return FitOutcome(
+        chain=winner,
+        chains=tuple(group),
+        profile=profile,
+        session=session,
+        engine=engine,
+        device=device,
+        peak_memory=meter.peak(),
+        acceleration=regime,
+    )
 
 
 def _evaluated(

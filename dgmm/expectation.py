@@ -109,6 +109,10 @@ class BatchPass:
     policies: tuple[PosteriorPolicy, ...] = ()
 
     @property
+    def library_bytes(self) -> int:
+        return backend_of(self.device).library_bytes
+
+    @property
     def workspace_bytes(self) -> int:
         backend = backend_of(self.device)
         own = sum(kernel.workspace_bytes(backend) for kernel in self.kernels)
@@ -297,6 +301,10 @@ class RowPass:
     dtype: str
     device: str = "cpu"
     fallback: Kernel | None = None
+
+    @property
+    def library_bytes(self) -> int:
+        return backend_of(self.device).library_bytes
 
     @property
     def workspace_bytes(self) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.acceleration import Accelerator, choose_regime
+from dgmm.acceleration.regime import operations_per_byte, schedule_of
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
@@ -32,6 +34,7 @@ from dgmm.variants import Algorithm
 
 __all__ = [
     "FitOutcome",
+    "accelerator_for",
     "first_level",
     "fit_dataset",
     "open_rows",
@@ -57,6 +60,7 @@ class FitOutcome:
     device: str
     peak_memory: int
     fixed: Fixed = field(default_factory=Fixed)
+    acceleration: str = ""
 
     def record(self, seconds: float) -> FitRecord:
         """The record of the fit, which took ``seconds``."""
@@ -73,6 +77,7 @@ class FitOutcome:
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
             notes=_notes(self.profile, self.chains),
+            acceleration=self.acceleration,
         )
 
 
@@ -133,6 +138,7 @@ def fit_dataset(
         level = first_level(dataset.dtype, parameters.dtype)
         chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
+        accelerator = accelerator_for([parameters], dataset, profile, options)
         for event in iterate(
             context,
             chains,
@@ -146,6 +152,7 @@ def fit_dataset(
                 entropy=seeds.entropy,  # type: ignore[arg-type]  # an integer was given
                 labelled=dataset.has_labels,
             ),
+            accelerator=accelerator,
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -159,7 +166,46 @@ def fit_dataset(
             device=device,
             peak_memory=meter.peak(),
             fixed=options.fixed,
+            acceleration=_said(parameters, accelerator),
         )
+
+
+def accelerator_for(
+    candidates: Sequence[FitParameters],
+    dataset: Dataset,
+    profile: Profile,
+    options: MaximizationOptions,
+) -> Accelerator | None:
+    """The accelerator of a fit, or of all candidates of a selection; None for EM alone.
+
+    Parameters
+    ----------
+    candidates : sequence of FitParameters
+        With the same ``acceleration``, ``algorithm`` and ``annealing``.
+    dataset : Dataset
+    profile : Profile
+    options : MaximizationOptions
+    """
+    shared = candidates[0]
+    if shared.acceleration is None or shared.algorithm != "em" or shared.temperatures:
+        return None
+    regime = shared.acceleration
+    if regime == "auto":
+        shapes = [(one.family, one.n_components) for one in candidates for _ in range(one.n_init)]
+        regime = choose_regime(
+            resident=all(block.is_resident for block in dataset.blocks),
+            n_bytes=dataset.nbytes,
+            per_byte=operations_per_byte(shapes, dataset.n_features, dataset.dtype.itemsize),
+        )
+    schedule = schedule_of(regime, [one.n_init for one in candidates])
+    return Accelerator(options, profile.weight, regime, schedule)
+
+
+def _said(parameters: FitParameters, accelerator: Accelerator | None) -> str:
+    """What the record says of acceleration."""
+    if accelerator is not None:
+        return accelerator.regime
+    return "" if parameters.acceleration is None else "none"
 
 
 def plan_maximization(

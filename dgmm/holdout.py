@@ -72,6 +72,10 @@ class _OnFitted:
         return self.task.result_bytes
 
     @property
+    def library_bytes(self) -> int:
+        return int(getattr(self.task, "library_bytes", 0))
+
+    @property
     def n_slices(self) -> int:
         return int(getattr(self.task, "n_slices", 1))
 
@@ -194,10 +198,15 @@ class _Sides:
         raise NotImplementedError
 
     def run(
-        self, task: BlockTask[Any], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[Any],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[Any]:
         """Evaluate a task on the rows of the side."""
-        return self._session.run(self._wrapped(task), blocks=blocks, keep=keep)
+        return self._session.run(self._wrapped(task), blocks=blocks, keep=keep, again=again)
 
     def stream(
         self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES

@@ -86,7 +86,8 @@ def run_members(session: Session, task: BatchPass) -> list[Any]:
 def _run(session: Session, task: BatchPass) -> dict[int, Any]:
     """Statistics by the mixtures' positions in the batch."""
     try:
-        members = session.run(task).total.members
+        # A pass of a fit is seldom the last one.
+        members = session.run(task, again=True).total.members
     except MemoryLimitError:
         # Raised while the pass is planned: nothing has been read yet.
         half = len(task.kernels) // 2

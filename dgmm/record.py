@@ -57,6 +57,11 @@ class RestartRecord:
         Why it was retired or halved, empty otherwise.
     log_likelihood : float
         Per row, in nats, without priors: of the same mixture as ``lower_bound``.
+    evaluations : int
+        Mixtures evaluated on all rows; more than ``n_iter`` where a pass tried several.
+    gap : float, optional
+        Under acceleration, the estimated gap to the optimum, per row in nats (∞ before there is
+        an estimate): what the fit stopped by, never a guarantee.
     """
 
     status: str
@@ -66,6 +71,8 @@ class RestartRecord:
     kernel: str
     reason: str = ""
     log_likelihood: float = float("-inf")
+    evaluations: int = 0
+    gap: float | None = None
 
     @property
     def was_given_up(self) -> bool:
@@ -95,6 +102,9 @@ class FitRecord:
     restarts : tuple of RestartRecord
     notes : tuple of str
         What a user should know: constant columns, empty components, safer kernels.
+    acceleration : str
+        What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
+        ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
     """
 
     rows: int
@@ -108,6 +118,12 @@ class FitRecord:
     device: str
     restarts: tuple[RestartRecord, ...]
     notes: tuple[str, ...]
+    acceleration: str = ""
+
+    @property
+    def evaluations(self) -> int:
+        """Mixtures evaluated on all rows, by all restarts."""
+        return sum(one.evaluations for one in self.restarts)
 
     @property
     def log_likelihood(self) -> float:

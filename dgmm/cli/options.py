@@ -131,6 +131,7 @@ _ESTIMATOR_ARGUMENTS = (
     "max_iter",
     "n_init",
     "halve_after",
+    "acceleration",
     "init_params",
     "covariance_floor",
     "device",
@@ -165,6 +166,12 @@ def estimator_options(command: F) -> F:
             help="Iterations after which the worse half of the restarts leaves, then half again "
             "after twice as many, and so on. By default all run to the end.",
         ),
+        click.option(
+            "--acceleration",
+            type=click.Choice(["auto", "computing", "reading"]),
+            help="Fewer passes: try points beyond EM's next one, by what a pass is bound by. "
+            "--tol is then the estimated gap to the optimum.",
+        ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(
             "--tol",
@@ -190,7 +197,8 @@ def estimator_options(command: F) -> F:
             "--init-params",
             default="kmeans",
             show_default=True,
-            help="kmeans, k-means++, k-means||, random, random_from_data (points) or maxdist.",
+            help="kmeans, k-means++, k-means||, random, random_from_data (points), maxdist or "
+            "small_em.",
         ),
         click.option("--dtype", help="float32 or float64; by default that of the data."),
     )

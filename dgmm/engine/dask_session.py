@@ -75,9 +75,16 @@ class DaskSession:
         self.plan = plan_memory(self._demand, max(workers.values()), self._worker_limit)
 
     def run(
-        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[M],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[M]:
         """Evaluate a task on every part and merge the results; see :class:`Session`.
+
+        Workers read nothing for the next pass: their caches hold what fits.
 
         Raises
         ------
@@ -306,7 +313,12 @@ class DaskSession:
     ) -> None:
         result_bytes = sum(one.result_bytes for one in slices)
         waiting = (ranges_of_worker(n_threads) + ARITY + n_kept) * result_bytes
-        items = {**self._demand.other, "results sent, merged or kept": waiting, **(other or {})}
+        items = {
+            **self._demand.other,
+            "results sent, merged or kept": waiting,
+            "compiled loops": getattr(slices[0], "library_bytes", 0),
+            **(other or {}),
+        }
         demand = replace(
             self._demand,
             workspace_bytes=max(one.workspace_bytes for one in slices),

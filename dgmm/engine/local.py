@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -106,13 +106,19 @@ class LocalSession:
         self._demand = demand_of(dataset.blocks, max(self._everything.shape.parts))
         self._cache = BlockCache()
         self._one_pass = threading.Lock()
+        self._ahead: _Ahead | None = None
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             n_threads + READERS, thread_name_prefix="dgmm"
         )
         self.plan = self._make_plan(self._demand)
 
     def run(
-        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[M],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[M]:
         """Evaluate a task on every part and merge the results; see :class:`Session`.
 
@@ -133,10 +139,12 @@ class LocalSession:
             pool = self._open_pool()
             n_kept = len(selection.work) if keep else 0
             other = {"results kept by block": n_kept * task.result_bytes}
-            feed = self._feed(slices, selection, replace(self._demand, other=other))
-            _finish(feed, _start(pool, self.plan, feed, slices, deliver))
+            readers, feed = self._fed(pool, slices, selection, replace(self._demand, other=other))
+            _finish(feed, readers + _compute(pool, self.plan, feed, slices, deliver))
             self._count(feed)
             feed.check()
+            if again and selection is self._everything:
+                self._ahead = self._begin_to_read(pool, selection, len(slices))
             self.counters.passes += 1
             self.counters.slices = max(self.counters.slices, len(slices))
         total = joined(task, slices, [one.result() for one in reducers])
@@ -165,8 +173,8 @@ class LocalSession:
         )
         # A pool of its own: the consumer may run passes between two values.
         with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
-            feed = self._feed((task,), pieces, demand)
-            threads = _start(pool, self.plan, feed, (task,), feed.put)
+            readers, feed = self._fed(pool, (task,), pieces, demand)
+            threads = readers + _compute(pool, self.plan, feed, (task,), feed.put)
             try:
                 yield from feed.values()
             finally:
@@ -177,6 +185,7 @@ class LocalSession:
     def close(self) -> None:
         """Stop the threads and forget the cached blocks."""
         pool, self._pool = self._pool, None
+        self._drop_ahead()
         if pool is not None:
             pool.shutdown()
         self._cache.clear()
@@ -200,7 +209,46 @@ class LocalSession:
     def _select(self, blocks: Sequence[int] | None) -> Selection:
         return self._everything if blocks is None else select(self.dataset, blocks)
 
-    def _feed(self, slices: Sequence[BlockTask[Any]], selection: Selection, demand: Demand) -> Feed:
+    def _fed(
+        self,
+        pool: ThreadPoolExecutor,
+        slices: Sequence[BlockTask[Any]],
+        selection: Selection,
+        demand: Demand,
+    ) -> tuple[list[Future[None]], Feed]:
+        """The readers of a pass, which may have begun before it, and what they feed."""
+        self._make_plan_of(slices, selection, demand)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.serves(selection, self.plan, len(slices)):
+            return ahead.readers, ahead.feed
+        # What was read ahead would be in memory beside what the plan counts.
+        _discard(ahead)
+        begun = self._begin_to_read(pool, selection, len(slices))
+        return begun.readers, begun.feed
+
+    def _begin_to_read(
+        self, pool: ThreadPoolExecutor, selection: Selection, n_slices: int
+    ) -> _Ahead:
+        plan = self.plan
+        self._cache.resize(plan.cache_bytes)
+        feed = Feed(
+            selection.work,
+            window=plan.window,
+            span=plan.span,
+            cache=self._cache,
+            slices=n_slices,
+        )
+        readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
+        return _Ahead(selection, plan, n_slices, feed, readers)
+
+    def _drop_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        _discard(ahead)
+
+    def _make_plan_of(
+        self, slices: Sequence[BlockTask[Any]], selection: Selection, demand: Demand
+    ) -> None:
+        libraries = {"compiled loops": getattr(slices[0], "library_bytes", 0)}
         self.plan = self._make_plan(
             replace(
                 demand,
@@ -209,15 +257,8 @@ class LocalSession:
                 # Slices wait in a tree each, but not more bytes of them than of whole values.
                 result_bytes=sum(one.result_bytes for one in slices),
                 height=selection.shape.height,
+                other={**demand.other, **libraries},
             )
-        )
-        self._cache.resize(self.plan.cache_bytes)
-        return Feed(
-            selection.work,
-            window=self.plan.window,
-            span=self.plan.span,
-            cache=self._cache,
-            slices=len(slices),
         )
 
     def _make_plan(self, demand: Demand) -> MemoryPlan:
@@ -229,19 +270,43 @@ class LocalSession:
         self.counters.bytes_read += feed.reads.nbytes
 
 
-def _start(
+@dataclass(frozen=True)
+class _Ahead:
+    """A pass whose rows are being read before its task is known."""
+
+    selection: Selection
+    plan: MemoryPlan
+    n_slices: int
+    feed: Feed
+    readers: list[Future[None]]
+
+    def serves(self, selection: Selection, plan: MemoryPlan, n_slices: int) -> bool:
+        """True if a pass with this plan would have been fed in the same way."""
+        mine, other = self.plan, plan
+        return (
+            self.selection is selection
+            and self.n_slices == n_slices
+            and (mine.window, mine.span, mine.cache_bytes)
+            == (other.window, other.span, other.cache_bytes)
+        )
+
+
+def _discard(ahead: _Ahead | None) -> None:
+    if ahead is not None:
+        ahead.feed.stop()
+        wait(ahead.readers)
+
+
+def _compute(
     pool: ThreadPoolExecutor,
     plan: MemoryPlan,
     feed: Feed,
     slices: Sequence[BlockTask[Any]],
     deliver: Callable[[Lease, Any], None],
 ) -> list[Future[None]]:
-    """Start the readers and the compute threads of a pass; none of them raises."""
+    """Start the compute threads of a pass; none of them raises."""
     try:
-        readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
-        return readers + [
-            pool.submit(evaluate_parts, feed, slices, deliver) for _ in range(plan.n_threads)
-        ]
+        return [pool.submit(evaluate_parts, feed, slices, deliver) for _ in range(plan.n_threads)]
     except BaseException:
         feed.stop()
         raise

@@ -186,6 +186,21 @@ class EngineSuite:
                 assert session.counters.block_reads == passes * len(dataset.blocks)
                 assert session.counters.bytes_read == passes * dataset.nbytes
 
+    def test_a_hint_of_another_pass_changes_nothing(self, two: Engine) -> None:
+        dataset = toy((2**19,) * 4, part_rows=2**18)
+        expected = serial_oracle(dataset, ToyTask()).total
+        with self.uncached(two, dataset) as session:
+            for passes in (1, 2, 3):
+                assert session.run(ToyTask(), again=True).total == expected
+                assert session.counters.block_reads == passes * len(dataset.blocks)
+            assert session.run(ToyTask(), blocks=[1], again=True).total.count == 2**19
+            # Of other blocks, another task, a stream, or nothing: whatever follows.
+            assert session.run(ToyTask(), again=True).total == expected
+            assert session.run(WideTask()).total.count == dataset.n_rows
+            session.run(ToyTask(), again=True)
+            assert sum(1 for _ in session.stream(ToyTask(), consumer_bytes=0)) == 8
+            session.run(ToyTask(), again=True)
+
     def uncached(self, engine: Engine, dataset: Dataset) -> Any:
         """A session with room for two of the dataset's equal blocks in flight, none to keep."""
         return engine.session(dataset, memory_limit=30 * MIB + 2 * dataset.blocks[0].nbytes)

@@ -60,7 +60,7 @@ def test_fit_prints_one_json_line(dgmm, rows, stub, tmp_path) -> None:
 def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
     run = dgmm(
         "fit", rows, "-k", 3, "--covariance-type", "diag", "--n-init", 4, "--seed", 7,
-        "--halve-after", 5,
+        "--halve-after", 5, "--acceleration", "auto",
         "--tol", 0, "--reg-covar", 0, "--max-iter", 9, "--init-params", "random", "--dtype",
         "float32", "--device", "cpu", "--memory-limit", "512MiB", "--n-threads", 2,
         "--out", tmp_path / "m",
@@ -73,6 +73,7 @@ def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
         "covariance_type": "diag",
         "n_init": 4,
         "halve_after": 5,
+        "acceleration": "auto",
         "random_state": 7,
         "tol": 0.0,
         "reg_covar": 0.0,

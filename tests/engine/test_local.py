@@ -326,3 +326,53 @@ def test_overlapping_limits_are_counted() -> None:
             pass
         assert blas_threads() == {1}
     assert blas_threads() == before
+
+
+def test_blocks_are_read_for_the_next_pass_before_it_begins() -> None:
+    reads = [threading.Event() for _ in range(3)]
+    count = iter(range(10))
+
+    @dataclass(frozen=True)
+    class Watched(ToyBlock):
+        def read(self) -> Rows:
+            if self.first_row == 0:
+                reads[next(count)].set()
+            return super().read()
+
+    size = 2**19
+    watched = toy((size,) * 4, part_rows=2**18)
+    dtype = watched.blocks[0].dtype
+    watched = replace(watched, blocks=tuple(Watched(i * size, size, 2, dtype) for i in range(4)))
+    limit = 30 * MIB + 2 * watched.blocks[0].nbytes
+    with LocalEngine(2).session(watched, memory_limit=limit) as session:
+        first = session.run(ToyTask(), again=True).total
+        assert reads[1].wait(30), "nothing was read for a second pass"
+        assert session.counters.block_reads == 4, "what no pass has used counts for none"
+        assert session.run(ToyTask()).total == first
+        assert session.counters.block_reads == 8
+        assert not reads[2].is_set()
+
+
+def test_an_error_while_reading_ahead_is_raised_by_the_next_pass() -> None:
+    broken = threading.Event()
+
+    @dataclass(frozen=True)
+    class Breaking(ToyBlock):
+        def read(self) -> Rows:
+            if broken.is_set():
+                raise SourceError("gone")
+            return super().read()
+
+    size = 2**19
+    dataset = toy((size,) * 4, part_rows=2**18)
+    dtype = dataset.blocks[0].dtype
+    dataset = replace(dataset, blocks=tuple(Breaking(i * size, size, 2, dtype) for i in range(4)))
+    limit = 30 * MIB + 2 * dataset.blocks[0].nbytes
+    with LocalEngine(2).session(dataset, memory_limit=limit) as session:
+        session.run(ToyTask())
+        broken.set()
+        session._ahead = session._begin_to_read(session._open_pool(), session._everything, 1)
+        with pytest.raises(SourceError, match="gone"):
+            session.run(ToyTask())
+        broken.clear()
+        assert session.run(ToyTask()).total.count == dataset.n_rows

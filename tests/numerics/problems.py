@@ -34,7 +34,7 @@ class SerialSession:
     def dataset(self):
         return open_array(self.x, 2**20)
 
-    def run(self, task, *, blocks=None, keep=None):
+    def run(self, task, *, blocks=None, keep=None, again=False):
         edges = np.linspace(0, len(self.x), self.n_parts + 1).astype(int)
         rows, workspace = Rows(self.x), task.workspace()
         parts = [

@@ -95,7 +95,7 @@ class Tight(SerialSession):
 
     limit = 0
 
-    def run(self, task, *, blocks=None, keep=None) -> Reduced:
+    def run(self, task, *, blocks=None, keep=None, again=False) -> Reduced:
         if task.result_bytes > self.limit:
             raise MemoryLimitError("too small")
         return super().run(task, blocks=blocks, keep=keep)
