@@ -243,9 +243,12 @@ class Cluster:
             pending = [one for one in futures if one.status != "finished"]
             if not pending:
                 return
-            with self._reached(), suppress(TimeoutError), self._client.as_current():
-                wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
+            try:
+                with self._reached(), self._client.as_current():
+                    wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
                 continue
+            except TimeoutError as error:
+                _let_go(error)
             now = self._threads()
             seen = monotonic() if now else seen
             if monotonic() - seen > self._timeout:
@@ -276,6 +279,15 @@ class Cluster:
             f"the cluster has had no workers for {self._timeout:g} seconds; start workers, or "
             "raise no_workers_timeout of DaskEngine"
         )
+
+
+def _let_go(error: BaseException) -> None:
+    """Free the frames that an error of distributed's ``sync`` holds.
+
+    One of them holds the error, and others hold futures: until the garbage collector came by, the
+    results of a pass would stay on the workers.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 def _home_of_range(selection: Selection, homes: Sequence[Any], share: Share) -> Any:

@@ -101,7 +101,7 @@ class DaskSession:
             try:
                 found = self._pass(task, selection, keep_blocks, near=attempt == 0)
             except CancelledError as error:
-                lost = error
+                lost = str(error)
                 continue
             self.counters.passes += 1
             return found

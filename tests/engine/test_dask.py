@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pickle
 import signal
@@ -24,7 +25,7 @@ from distributed import Client, LocalCluster, futures_of, wait
 from dgmm.data.arrays import open_array
 from dgmm.data.dask import open_dask
 from dgmm.data.dataset import Rows
-from dgmm.engine import worker
+from dgmm.engine import dask_cluster, worker
 from dgmm.engine.choice import engine_for
 from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_graph import assign
@@ -364,6 +365,33 @@ def test_scheduler_forgets_the_tasks_of_a_pass(engine: DaskEngine) -> None:
         # Releasing a task is a message on its way: what counts is that none stays.
         eventually(lambda: engine.client.run_on_scheduler(n_tasks) <= handles)
     eventually(lambda: not engine.client.run_on_scheduler(n_tasks))
+
+
+@dataclass(frozen=True)
+class SlowTask(ToyTask):
+    """Takes longer than the driver waits at a time."""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        sleep(0.1)
+        return super().evaluate(rows, workspace)
+
+
+def test_slow_passes_leave_nothing_to_the_garbage_collector(
+    engine: DaskEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(dask_scheduler: Any = None) -> list[str]:
+        return [str(key) for key in dask_scheduler.tasks if "range" in str(key)]
+
+    monkeypatch.setattr(dask_cluster, "WATCH_SECONDS", 0.02)
+    gc.collect()
+    gc.disable()
+    try:
+        with engine.session(toy((3, 3))) as session:
+            session.run(SlowTask())
+            # A future that waits in a cycle of references would keep its result on a worker.
+            eventually(lambda: not engine.client.run_on_scheduler(held), seconds=10)
+    finally:
+        gc.enable()
 
 
 def test_limit_of_a_worker_is_held(engine: DaskEngine) -> None:
