@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dgmm.errors import (
         ComplexDataError,
         DamagedBlockError,
+        DataChangedError,
         DgmmError,
         EngineError,
         InvalidDataError,
@@ -39,6 +40,7 @@ __all__ = [
     "ComplexDataError",
     "DamagedBlockError",
     "DaskEngine",
+    "DataChangedError",
     "DgmmError",
     "EngineError",
     "GaussianMixture",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dgmm.data.stamps import Stamp
 from dgmm.errors import ComplexDataError, InvalidDataError, InvalidDtypeError
 
 __all__ = [
@@ -51,6 +52,11 @@ class Rows:
         Known components, -1 where unknown; None if there are none.
     offsets : array of shape (n_rows,), int64, optional
         Each row's distance from ``first_row`` where rows were left out; None: 0, 1, 2, …
+    bad : array of shape (n_rows,), bool, optional
+        True for rows that hold no usable values: they have to be skipped, or refused.
+    lost : str, default=""
+        Why the block of these rows could not be read at all, if it is skipped. Its first rows
+        alone say so, so that it is counted once.
     """
 
     x: Any
@@ -58,6 +64,8 @@ class Rows:
     weight: Any = None
     labels: Any = None
     offsets: Any = None
+    bad: Any = None
+    lost: str = ""
 
     @property
     def n_rows(self) -> int:
@@ -71,7 +79,14 @@ class Rows:
 
         if self.offsets is not None:
             raise ValueError("rows of which some were left out cannot be cut again")
-        return Rows(self.x[start:stop], self.first_row + start, cut(self.weight), cut(self.labels))
+        return Rows(
+            self.x[start:stop],
+            self.first_row + start,
+            cut(self.weight),
+            cut(self.labels),
+            bad=cut(self.bad),
+            lost="" if start else self.lost,
+        )
 
     def counted(self) -> Rows:
         """The rows that count: without those of weight zero, which may hold anything at all."""
@@ -128,6 +143,11 @@ class Block(ABC):
     def holds_rows(self) -> bool:
         """True if the values are in memory, even where weights or labels have to be read."""
         return self.is_resident
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """What the storage said of the files behind the rows; None if there are none to ask of."""
+        return None
 
     @property
     def has_weight(self) -> bool:
@@ -257,6 +277,20 @@ class Dataset:
         from dgmm.data.pairing import with_labels
 
         return with_labels(self, labels)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the data without reading it, for JSON: a new dictionary each time.
+
+        ``fingerprint``, ``shape``, ``dtype``, ``feature_names``, and ``blocks``: for each its
+        ``first_row`` and ``n_rows``, and what the storage said of its files when the dataset was
+        opened (``n_files``, ``n_bytes``, ``version``: an etag or the time of the last change,
+        ``digest`` over all of it), or None for rows in memory. The same data gives the same
+        manifest; nothing in it is secret. :func:`dgmm.data.manifest.difference` compares two.
+        """
+        from dgmm.data.manifest import manifest_of
+
+        return manifest_of(self)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -12,6 +12,7 @@ import numpy as np
 from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
 from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, RESIDENT_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
+from dgmm.data.parquet_files import holds_parquet, is_parquet_name
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
 from dgmm.sizes import parse_bytes
 
@@ -19,7 +20,8 @@ __all__ = ["open_dataset"]
 
 _ACCEPTED = (
     "a two-dimensional NumPy array or memory map, a .npy file, a Zarr array (path, URL or "
-    "zarr.Array), a Dask array, a data frame with numeric columns, or a dgmm Dataset"
+    "zarr.Array), Parquet files (path, folder, pattern or URL), a Dask array, a data frame with "
+    "numeric columns, or a dgmm Dataset"
 )
 
 
@@ -27,6 +29,7 @@ _ACCEPTED = (
 class _Options:
     asked_bytes: int | None
     on_missing_chunk: str
+    columns: Sequence[str] | None = None
 
     @property
     def block_bytes(self) -> int:
@@ -42,6 +45,7 @@ class _Options:
 def open_dataset(
     source: Any,
     *,
+    columns: Sequence[str] | None = None,
     block_bytes: SupportsIndex | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     on_missing_chunk: str = "raise",
@@ -56,10 +60,15 @@ def open_dataset(
         - a NumPy array, nested lists, a ``numpy.memmap``;
         - the path of a ``.npy`` file or of a Zarr array (v2 or v3), or the URL of a Zarr array
           (``s3://bucket/name``, ``memory://name``, ``file:///path``) that fsspec understands;
+        - the path or URL of a Parquet file, of a folder of them (hive partitions or not), or a
+          pattern (``rows/2024-*.parquet``);
         - a ``zarr.Array``;
         - a ``dask.array.Array``, persisted or not;
         - a data frame: anything with ``columns`` and ``to_numpy()``;
         - a :class:`~dgmm.data.dataset.Dataset`, returned as it is.
+    columns : sequence of str, optional
+        The columns of Parquet files to read, in this order. By default all, which have to be
+        numeric, but those that pandas takes for an index and those that folders name.
     block_bytes : int or str, optional
         About how much to read at a time, as a number or as in ``"16MiB"``. Stored chunks are
         joined up to it; a larger chunk is read whole. By default 16 MiB, and 1 MiB for rows in
@@ -92,8 +101,16 @@ def open_dataset(
             f"on_missing_chunk must be 'raise' or 'fill', got {on_missing_chunk!r}"
         )
     options = _Options(
-        None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"), on_missing_chunk
+        None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"),
+        on_missing_chunk,
+        # A string is a sequence of strings, and left to be refused by name.
+        columns if columns is None or isinstance(columns, str) else tuple(columns),
     )
+    if columns is not None and not isinstance(source, str | os.PathLike):
+        raise InvalidParameterError(
+            "columns chooses among those of Parquet files; select those of a frame or an array "
+            "before it is opened"
+        )
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | os.PathLike):
@@ -115,16 +132,34 @@ def open_dataset(
 
 def _open_location(location: Location, options: _Options) -> Dataset:
     path = location.path
+    if options.columns is not None or is_parquet_name(location):
+        return _parquet(location, options)
     if path is not None and path.is_file():
         if is_npy(path):
             return open_npy(path, options.block_bytes)
+        if holds_parquet(location):
+            return _parquet(location, options)
         if path.suffix != ".zip":
-            raise SourceError(f"{path} is neither a .npy file nor a Zarr array; pass {_ACCEPTED}")
+            raise SourceError(
+                f"{path} is neither a .npy file, a Zarr array nor a Parquet file; pass {_ACCEPTED}"
+            )
     if path is None and location.name.endswith(".npy"):
         raise SourceError(
             f"{location.name}: .npy files are read from local paths; copy it, or store it as Zarr"
         )
-    return _zarr(location, options)
+    try:
+        return _zarr(location, options)
+    except SourceError as error:
+        # Only a folder that is no Zarr array is looked through for Parquet files.
+        if type(error) is SourceError and holds_parquet(location):
+            return _parquet(location, options)
+        raise
+
+
+def _parquet(location: Location, options: _Options) -> Dataset:
+    from dgmm.data.parquet import open_parquet
+
+    return open_parquet(location, options.block_bytes, options.columns)
 
 
 def _zarr(source: Any, options: _Options) -> Dataset:
