@@ -11,7 +11,7 @@ import click
 
 from dgmm.cli.opening import open_model, open_rows
 from dgmm.cli.options import check_parent, data_options, engine_options, talk_options
-from dgmm.cli.output import print_json, redact
+from dgmm.cli.output import print_json, redact, skipped
 from dgmm.data.location import Location
 
 __all__ = ["predict", "score"]
@@ -93,6 +93,7 @@ def score(model: Path, **options: Any) -> None:
         {
             "model": str(model),
             "rows": evaluation.rows,
+            **skipped(evaluation.skipped_rows),
             "log_likelihood": evaluation.log_likelihood,
             "bic": evaluation.bic,
             "aic": evaluation.aic,

@@ -19,7 +19,7 @@ from dgmm.cli.options import (
     out_path,
     talk_options,
 )
-from dgmm.cli.output import print_json, print_line
+from dgmm.cli.output import print_json, print_line, skipped
 from dgmm.cli.progress import follow
 
 __all__ = ["fit"]
@@ -55,7 +55,8 @@ __all__ = ["fit"]
 def fit(talk: Talk, /, **options: Any) -> None:
     """Fit a mixture of Gaussians to DATA and write it to a model file.
 
-    DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features). The last
+    DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features), or of
+    Parquet files: one, a folder of them, or a pattern. The last
     line on standard output is one JSON object; its passes count the one that measures the
     log-likelihood (per row) and the BIC of the final model. Its peak_memory is that of this
     process: on a Dask cluster, what workers take is not in it.
@@ -77,6 +78,7 @@ def fit(talk: Talk, /, **options: Any) -> None:
         {
             "model": str(options["out"]),
             "rows": evaluation.rows,
+            **skipped(evaluation.skipped_rows, model.record_.skipped_blocks),
             "iterations": model.n_iter_,
             "passes": model.record_.passes + 1,
             "converged": model.converged_,

@@ -20,7 +20,7 @@ from dgmm.cli.options import (
     out_path,
     talk_options,
 )
-from dgmm.cli.output import print_json, print_line
+from dgmm.cli.output import print_json, print_line, skipped
 from dgmm.cli.progress import follow
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def select(talk: Talk, /, **options: Any) -> None:
             "covariance_type": best.covariance_type,
             "n_components": best.n_components,
             "rows": model.record_.rows,
+            **skipped(model.record_.skipped_rows, model.record_.skipped_blocks),
             "iterations": best.n_iter,
             "passes": model.record_.passes,
             "converged": best.converged,

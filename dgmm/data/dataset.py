@@ -12,12 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dgmm.data.stamps import Stamp
 from dgmm.errors import ComplexDataError, InvalidDataError, InvalidDtypeError
+
+if TYPE_CHECKING:
+    from dgmm.data.skipping import Skipping
 
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
@@ -197,6 +200,8 @@ class Dataset:
         Identifies the content as far as the storage can tell (path, sizes, times, etags, …).
     feature_names : tuple of str, optional
         Names of the columns.
+    skipping : Skipping, optional
+        What is left out if it is bad; see :func:`dgmm.open_dataset`.
     origin : object, optional
         The object that the caller gave, where results have to come back in its kind
         (a Dask array, say). Not part of the dataset's identity, and left behind by pickling.
@@ -208,6 +213,7 @@ class Dataset:
     part_rows: int
     fingerprint: str
     feature_names: tuple[str, ...] | None = None
+    skipping: Skipping | None = None
     origin: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -264,8 +270,9 @@ class Dataset:
 
         Parameters
         ----------
-        labels : array_like, Dask array, zarr.Array, path, URL or Dataset
-            Shape (n_rows,): the number of a component, -1 where it is unknown.
+        labels : array_like, Dask array, zarr.Array, path, URL, Dataset or str
+            Shape (n_rows,): the number of a component, -1 where it is unknown; or the name of a
+            column, which is then no longer a feature.
 
         Raises
         ------

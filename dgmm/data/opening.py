@@ -13,6 +13,7 @@ from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
 from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, RESIDENT_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
 from dgmm.data.parquet_files import holds_parquet, is_parquet_name
+from dgmm.data.skipping import policy_of, skipping, unskipped
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
 from dgmm.sizes import parse_bytes
 
@@ -49,6 +50,9 @@ def open_dataset(
     block_bytes: SupportsIndex | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     on_missing_chunk: str = "raise",
+    on_bad_block: str = "raise",
+    on_bad_rows: str = "raise",
+    max_skipped: float = 0.01,
 ) -> Dataset:
     """Open anything that holds rows, without reading them.
 
@@ -78,6 +82,15 @@ def open_dataset(
     on_missing_chunk : {'raise', 'fill'}, default='raise'
         What to do about a chunk of a Zarr array that was never written: refuse it, or take its
         fill value. Chunks are looked at as they are read.
+    on_bad_block : {'raise', 'skip'}, default='raise'
+        What to do about a block that is damaged, or of which a chunk was never written: refuse it,
+        or leave out its rows. A store that does not answer, or data that changed, is never skipped.
+    on_bad_rows : {'raise', 'skip'}, default='raise'
+        What to do about a row with a value that is NaN, infinite or (in Parquet) null: refuse it,
+        or leave it out. A row that is left out has weight zero in a fit or a score; its label is
+        -1, and its density and responsibilities are NaN.
+    max_skipped : float, default=0.01
+        The largest share of the rows that a fit or a score may leave out.
 
     Returns
     -------
@@ -100,6 +113,7 @@ def open_dataset(
         raise InvalidParameterError(
             f"on_missing_chunk must be 'raise' or 'fill', got {on_missing_chunk!r}"
         )
+    policy = policy_of(on_bad_block, on_bad_rows, max_skipped)
     options = _Options(
         None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"),
         on_missing_chunk,
@@ -111,8 +125,14 @@ def open_dataset(
             "columns chooses among those of Parquet files; select those of a frame or an array "
             "before it is opened"
         )
-    if isinstance(source, Dataset):
+    if isinstance(source, Dataset) and policy is None:
         return source
+    return skipping(_open(source, storage_options, options), policy)
+
+
+def _open(source: Any, storage_options: Mapping[str, Any] | None, options: _Options) -> Dataset:
+    if isinstance(source, Dataset):
+        return unskipped(source)
     if isinstance(source, str | os.PathLike):
         location = Location.of(source, storage_options)
         try:

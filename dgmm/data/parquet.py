@@ -91,9 +91,9 @@ class ParquetBlock(Block):
         kept = tuple(self.columns[index] for index in columns)
         return replace(self, n_features=len(kept), dtype=_joint_dtype(kept), columns=kept)
 
-    def marking_nulls(self) -> ParquetBlock:
-        """The same block, for which a null is a bad row."""
-        return replace(self, nulls="mark")
+    def marking_nulls(self, marking: bool = True) -> ParquetBlock:
+        """The same block, for which a null is a bad row, or an error."""
+        return replace(self, nulls="mark" if marking else "raise")
 
     def read(self) -> Rows:
         # By column, as they are stored: in rows, each value would be a cache line of its own.

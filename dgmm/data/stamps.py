@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 from dgmm.data.location import Location
 from dgmm.errors import DataChangedError
 
-__all__ = ["FileMark", "Stamp", "changed", "mark_of", "mark_of_path", "stamp_of", "tells_content"]
+__all__ = [
+    "FileMark",
+    "Stamp",
+    "changed",
+    "joint_stamp",
+    "mark_of",
+    "mark_of_path",
+    "stamp_of",
+    "tells_content",
+]
 
 # What tells content apart comes before what tells times.
 _CONTENT = ("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "crc32c", "generation")
@@ -83,6 +92,21 @@ def stamp_of(files: Iterable[tuple[str, FileMark | None]]) -> Stamp:
         n_bytes=sum(mark.size or 0 for mark in found),
         version=max((mark.version for mark in found), default=""),
         digest=fingerprint_of([(name, mark and tuple(mark)) for name, mark in listed])[:32],
+    )
+
+
+def joint_stamp(stamps: Iterable[Stamp | None]) -> Stamp | None:
+    """The stamp of several sets of files; None if there is none."""
+    from dgmm.data.dataset import fingerprint_of
+
+    found = [one for one in stamps if one is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    return Stamp(
+        n_files=sum(one.n_files for one in found),
+        n_bytes=sum(one.n_bytes for one in found),
+        version=max(one.version for one in found),
+        digest=fingerprint_of([one.digest for one in found])[:32],
     )
 
 
