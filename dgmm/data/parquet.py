@@ -260,10 +260,7 @@ def _dataset(
             ParquetBlock(first_row, n_rows, len(columns), dtype, columns, pieces, overhead)
         )
         first_row += n_rows
-    described = [
-        (footer.file.name, tuple(footer.file.mark), [group.n_rows for group in footer.groups])
-        for footer in footers
-    ]
+    described = [(footer.file.name, tuple(footer.file.mark), footer.groups) for footer in footers]
     return Dataset(
         blocks=tuple(blocks),
         n_features=len(columns),
@@ -281,8 +278,8 @@ def _joined(
     pieces: list[ParquetPiece] = []
     held = 0
     for footer in footers:
-        for number, group in enumerate(footer.groups):
-            size = group.n_rows * row_bytes
+        for number, n_rows in enumerate(footer.groups):
+            size = n_rows * row_bytes
             if held and held + size > block_bytes:
                 yield tuple(pieces)
                 pieces, held = [], 0
@@ -291,29 +288,24 @@ def _joined(
             held += size
             if pieces and pieces[-1].file is footer.file:
                 last = pieces.pop()
-                pieces.append(replace(last, groups=(*last.groups, (number, group.n_rows))))
+                pieces.append(replace(last, groups=(*last.groups, (number, n_rows))))
             else:
-                pieces.append(ParquetPiece(footer.file, ((number, group.n_rows),)))
+                pieces.append(ParquetPiece(footer.file, ((number, n_rows),)))
     if pieces:
         yield tuple(pieces)
 
 
 def _overhead(footer: Footer, columns: tuple[Column, ...]) -> int:
-    """Bytes that decoding a row group of a file holds at once, beyond the rows."""
-    most = 0
-    for group in footer.groups:
-        sizes = []
-        for column in columns:
-            if not column.is_partition:
-                leaf = footer.leaves[column.name]
-                # A page may be the whole chunk, and values are held as decoded and as an array.
-                values = group.n_rows * (column.dtype.itemsize + 1)
-                sizes.append((group.encoded[leaf], group.decoded[leaf] + 2 * values))
-        if footer.file.is_local:
-            most = max(most, *(encoded + decoded for encoded, decoded in sizes), 0)
-        else:
-            most = max(most, sum(encoded + decoded for encoded, decoded in sizes))
-    return most + _SLACK
+    """Bytes that decoding a row group of a file holds at once, beyond the rows.
+
+    Of each column its pages, encoded and not, of at most a quarter more than the values as Parquet
+    stores them; and the values twice with their marks of nulls, as decoded and as an array.
+    """
+    rows = max(footer.groups, default=0)
+    widths = [column.dtype.itemsize for column in columns if not column.is_partition]
+    sizes = [int(rows * (2.5 * max(width, 4) + 2 * (width + 1))) for width in widths]
+    # A local file is read by the column, a remote one by the row group.
+    return (max(sizes, default=0) if footer.file.is_local else sum(sizes)) + _SLACK
 
 
 def _joint_dtype(columns: tuple[Column, ...]) -> np.dtype[Any]:

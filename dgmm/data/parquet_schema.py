@@ -20,7 +20,7 @@ from dgmm.errors import (
     InvalidParameterError,
 )
 
-__all__ = ["Column", "Footer", "Group", "check_agreement", "choose_columns", "read_footer"]
+__all__ = ["Column", "Footer", "check_agreement", "choose_columns", "failure_of", "read_footer"]
 
 _MOST_LISTED = 20
 
@@ -43,22 +43,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
-    """A row group: what it holds, and what reading it takes beyond the rows.
-
-    Parameters
-    ----------
-    n_rows : int
-    encoded, decoded : tuple of int
-        Bytes of each column chunk of the file, compressed and not.
-    """
-
-    n_rows: int
-    encoded: tuple[int, ...]
-    decoded: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Footer:
     """What the footer of a file says.
 
@@ -69,17 +53,14 @@ class Footer:
         Of the columns, in their order.
     index : tuple of str
         Columns that pandas takes for an index, which are no features unless asked for.
-    groups : tuple of Group
-        Their sizes are those of the columns in ``leaves``.
-    leaves : dict of str to int
-        Place of each column that is not nested.
+    groups : tuple of int
+        Rows of each row group.
     """
 
     file: ParquetPath
     types: dict[str, Any]
     index: tuple[str, ...]
-    groups: tuple[Group, ...]
-    leaves: dict[str, int]
+    groups: tuple[int, ...]
 
 
 def read_footer(file: ParquetPath) -> Footer:
@@ -100,8 +81,11 @@ def read_footer(file: ParquetPath) -> Footer:
                 file=file,
                 types=dict(zip(schema.names, schema.types, strict=True)),
                 index=_pandas_index(schema),
-                groups=tuple(_group(metadata.row_group(i)) for i in range(metadata.num_row_groups)),
-                leaves={metadata.schema.column(i).path: i for i in range(metadata.num_columns)},
+                # Not what it says of column chunks: where that is damaged, pyarrow does not raise but
+                # ends the process (RowGroupMetaData.column lets a C++ exception through).
+                groups=tuple(
+                    metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
+                ),
             )
             _check_counts(file, footer, metadata)
             return footer
@@ -192,24 +176,9 @@ def check_agreement(footer: Footer, first: Footer, columns: Sequence[Column], ev
         )
 
 
-def _group(group: Any) -> Group:
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    for chunk in chunks:
-        if chunk.file_path:
-            raise InvalidDataError(
-                f"column {chunk.path_in_schema!r} says that it is stored in another file, "
-                f"{chunk.file_path!r}; such files are not followed"
-            )
-    return Group(
-        group.num_rows,
-        tuple(chunk.total_compressed_size for chunk in chunks),
-        tuple(chunk.total_uncompressed_size for chunk in chunks),
-    )
-
-
 def _check_counts(file: ParquetPath, footer: Footer, metadata: Any) -> None:
     """A footer has no checksum: what it says twice must agree."""
-    counts = [group.n_rows for group in footer.groups]
+    counts = footer.groups
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
         raise DamagedBlockError(
             f"{file.name} is damaged: its footer counts {metadata.num_rows} rows, and "

@@ -62,8 +62,12 @@ def checked_ranges(
     InvalidDataError
         If there are more than four million: what a file declares costs nothing to write.
     """
-    found = list(islice(ranges, _MOST_BLOCKS + 1))
-    if len(found) > _MOST_BLOCKS:
+    rest = iter(ranges)
+    found = list(islice(rest, 1))
+    # By the first, before the others are made, which would take a while.
+    too_many = bool(found) and shape[0] > _MOST_BLOCKS * (found[0][1] - found[0][0])
+    found += [] if too_many else islice(rest, _MOST_BLOCKS)
+    if too_many or len(found) > _MOST_BLOCKS:
         raise InvalidDataError(
             f"the data declares shape {shape}, which are more than {_MOST_BLOCKS} blocks; open it "
             "with a larger block_bytes if it is right, write it anew if it is not"
