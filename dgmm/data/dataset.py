@@ -38,6 +38,9 @@ DEFAULT_BLOCK_BYTES = 16 * 2**20
 # Rows in memory cost nothing to read: parts of a few tiles keep all threads busy to the end.
 RESIDENT_BLOCK_BYTES = 2**20
 
+# In parts of 16 MiB, 128 TiB.
+_MOST_PARTS = 2**23
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -225,6 +228,12 @@ class Dataset:
             if block.first_row != expected:
                 raise InvalidDataError(f"block {block.name} should start at row {expected}")
             expected += block.n_rows
+        # What a file declares costs nothing to write; the list of its parts would.
+        if sum(-(-block.n_rows // self.part_rows) for block in self.blocks) > _MOST_PARTS:
+            raise InvalidDataError(
+                f"the data declares {expected} rows, more than {_MOST_PARTS} parts of "
+                f"{self.part_rows}; open it with a larger block_bytes if that is right"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # What travels is the manifest: the caller's object may be all of the data.

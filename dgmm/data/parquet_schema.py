@@ -81,8 +81,8 @@ def read_footer(file: ParquetPath) -> Footer:
                 file=file,
                 types=dict(zip(schema.names, schema.types, strict=True)),
                 index=_pandas_index(schema),
-                # Not what it says of column chunks: where that is damaged, pyarrow does not raise but
-                # ends the process (RowGroupMetaData.column lets a C++ exception through).
+                # Not what it says of column chunks: where that is damaged, pyarrow does not raise
+                # but ends the process (RowGroupMetaData.column lets a C++ exception through).
                 groups=tuple(
                     metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
                 ),
