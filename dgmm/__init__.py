@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from dgmm.engine.local import LocalEngine
     from dgmm.errors import (
         ComplexDataError,
+        ConstantFeatureWarning,
         DamagedBlockError,
         DataChangedError,
         DgmmError,
+        DgmmWarning,
         EngineError,
         InvalidDataError,
         InvalidDtypeError,
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ComplexDataError",
+    "ConstantFeatureWarning",
     "DamagedBlockError",
     "DaskEngine",
     "DataChangedError",
     "DgmmError",
+    "DgmmWarning",
     "EngineError",
     "GaussianMixture",
     "InvalidDataError",

@@ -57,6 +57,11 @@ class RestartRecord:
         Why it was retired or halved, empty otherwise.
     log_likelihood : float
         Per row, in nats, without priors: of the same mixture as ``lower_bound``.
+    evaluations : int
+        Mixtures evaluated on all rows; more than ``n_iter`` where a pass tried several.
+    gap : float, optional
+        Under acceleration, the estimated gap to the optimum, per row in nats (∞ before there is
+        an estimate): what the fit stopped by, never a guarantee.
     """
 
     status: str
@@ -66,6 +71,8 @@ class RestartRecord:
     kernel: str
     reason: str = ""
     log_likelihood: float = float("-inf")
+    evaluations: int = 0
+    gap: float | None = None
 
     @property
     def was_given_up(self) -> bool:
@@ -99,6 +106,9 @@ class FitRecord:
         Bad rows that were left out, those of blocks that could not be read included.
     skipped_blocks : tuple of str
         Such blocks, and what is wrong with each: the first 20.
+    acceleration : str
+        What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
+        ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
     """
 
     rows: int
@@ -114,6 +124,12 @@ class FitRecord:
     notes: tuple[str, ...]
     skipped_rows: int = 0
     skipped_blocks: tuple[str, ...] = ()
+    acceleration: str = ""
+
+    @property
+    def evaluations(self) -> int:
+        """Mixtures evaluated on all rows, by all restarts."""
+        return sum(one.evaluations for one in self.restarts)
 
     @property
     def log_likelihood(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -18,6 +17,7 @@ from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
 from dgmm.fitting import open_rows
+from dgmm.notices import warn_user
 from dgmm.plotting import plot_criterion
 
 __all__ = [
@@ -41,7 +41,7 @@ class SelectionRow:
     n_parameters : int
         Free parameters.
     log_likelihood : float
-        Per row that was fitted to, in nats.
+        Per row that was fitted to, in nats; rows count by their weights, here and below.
     bic, aic, icl : float
         On the rows that were fitted to; lower is better.
     heldout : float
@@ -158,6 +158,7 @@ def select_model(
     holdout: float = 0.2,
     n_init: int = 1,
     random_state: Any = None,
+    sample_weight: Any = None,
     **options: Any,
 ) -> Selection:
     """Fit every number of components and family, and keep the best by a criterion.
@@ -184,6 +185,11 @@ def select_model(
     n_init : int, default=1
         Restarts of each candidate.
     random_state : int, RandomState or Generator, optional
+    sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+        As in :meth:`dgmm.GaussianMixture.fit`. Log-likelihoods are sums over the rows by their
+        weights, the n of BIC and ICL is the sum of the weights, and rows held out are scored by
+        theirs: a row of weight 2 counts as two rows everywhere, except that both are held out or
+        neither is.
     **options
         Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates.
 
@@ -217,6 +223,7 @@ def select_model(
         covariance_types=covariance_types,
         criterion=criterion,
         holdout=holdout,
+        sample_weight=sample_weight,
     )
 
 
@@ -228,11 +235,12 @@ def run_selection(
     covariance_types: str | Iterable[str],
     criterion: str,
     holdout: float = 0.2,
+    sample_weight: Any = None,
 ) -> Selection:
     """:func:`select_model` with an estimator that carries the options and follows the events."""
     started = time.perf_counter()
     _check(template, criterion, holdout)
-    dataset = open_rows(X)
+    dataset = open_rows(X, sample_weight)
     estimators = _estimators(template, n_components, covariance_types)
     for one in estimators:
         one._check_rows(dataset)
@@ -249,10 +257,8 @@ def run_selection(
     best: GaussianMixture = chosen.estimator
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
     if not best.converged_ and best.max_iter > 0:
-        warnings.warn(
-            "The best candidate did not converge: increase max_iter or tol.",
-            ConvergenceWarning,
-            stacklevel=3,
+        warn_user(
+            "The best candidate did not converge: increase max_iter or tol.", ConvergenceWarning
         )
     return Selection(best, SelectionTable(rows), criterion)
 

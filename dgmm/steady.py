@@ -33,7 +33,7 @@ class SteadySession:
         return getattr(self._session, name)
 
     def run(
-        self, task: BlockTask[Any], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self, task: BlockTask[Any], *, blocks: Sequence[int] | None = None, **options: Any
     ) -> Reduced[Any]:
         """Evaluate the task as the session does; see :class:`dgmm.engine.base.Session`.
 
@@ -42,7 +42,7 @@ class SteadySession:
         DataChangedError
             If statistics of mixtures are of another number of rows.
         """
-        found: Reduced[Any] = self._session.run(task, blocks=blocks, keep=keep)
+        found: Reduced[Any] = self._session.run(task, blocks=blocks, **options)
         if blocks is None:
             for one in getattr(found.total, "members", ()):
                 n_rows = getattr(one, "n_rows", self._n_rows)

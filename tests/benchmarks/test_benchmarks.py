@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import memory, speed
+from benchmarks import acceleration, memory, sharing, speed
 from benchmarks.problems import problem
 from benchmarks.tables import markdown
 
@@ -38,6 +40,40 @@ def test_both_systems_take_the_same_start(family: str) -> None:
     assert speed._dgmm(data, 3) == pytest.approx(speed._sklearn(data, 3), rel=1e-9)
 
 
+def test_shared_passes_read_as_often_as_they_should(tmp_path: Path) -> None:
+    store = sharing.write_store(tmp_path / "x.zarr", 2000, 4)
+    with sharing.uncached(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, ten = sharing.restarts(store, 2)
+        (several,) = sharing.selection(store, 2)
+    for row in (one, ten, several):
+        assert list(row) == ["what", "reads", "seconds", "bound on reads", "bound on seconds"]
+        assert 1.0 <= row["reads"] <= row["bound on reads"]
+        assert row["bound on seconds"] > 0.0
+    assert "10 restarts" in ten["what"]
+
+
 def test_tables_have_a_row_for_each_result() -> None:
     table = markdown([{"a": 1, "b": 0.12345}, {"a": 2, "b": None}])
     assert table.splitlines() == ["| a | b |", "| --- | --- |", "| 1 | 0.123 |", "| 2 |  |"]
+
+
+def test_counts_are_of_passes_until_a_height() -> None:
+    bounds = np.array([-3.0, -2.0, -1.5, -1.0])
+    assert acceleration._count(bounds, -1.5) == 3
+    assert acceleration._count(bounds, 0.0) is None
+    result = {"em": -1.0, "em_counts": [4, 8, 16], "data": "synthetic"}
+    ours = {"computing": -1.0, "computing_counts": [2, 2, 2]}
+    row = acceleration._line("computing", "all", [result | ours] * 2)
+    assert [row[f"× EM to {delta:g}"] for delta in acceleration.DELTAS] == pytest.approx([2, 4, 8])
+    assert row["worse / same / better"] == "0 / 2 / 0"
+
+
+def test_all_methods_solve_a_problem() -> None:
+    small = acceleration.Problem("synthetic", "diag", 2, 3, n_rows=300, separation=2.0)
+    found = acceleration.solve(small)
+    for method in acceleration.METHODS:
+        assert found[method] > found["em"] - 0.05
+        assert found["em_counts"][0] >= 1
+    assert len(acceleration.problems()) >= 60
+    assert {one.family for one in acceleration.problems()} == set(acceleration.FAMILIES)
