@@ -74,15 +74,9 @@ def test_parquet_with_chosen_columns_and_bad_rows(folder: Path) -> None:
     scored = last_line(program("score", out, folder / "rows.parquet", *common).stdout)
     assert scored["log_likelihood"] == pytest.approx(record["log_likelihood"])
     assert scored["skipped_rows"] == 2
-    labels = folder / "labels.zarr"
-    program("predict", out, folder / "rows.parquet", *common, "--out", labels)
-    assert np.flatnonzero(zarr.open_array(labels)[:] == -1).tolist() == [3, 2500]
     refused = program("score", out, folder / "rows.parquet", *common, "--max-skipped", 0.0001)
     assert refused.returncode == 65
     assert "more than --max-skipped=0.0001: 2 bad rows" in refused.stderr
-    text = program("fit", folder / "rows.parquet", "-k", 2, "--out", out)
-    assert text.returncode == 65
-    assert "column 'name' has type string" in text.stderr
 
 
 def test_fit_finds_the_clusters(fitted: tuple[Path, dict]) -> None:
