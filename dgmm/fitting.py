@@ -13,6 +13,7 @@ from dgmm.acceleration.regime import operations_per_byte, schedule_of
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
+from dgmm.data.skipping import check_skipped
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
@@ -35,6 +36,7 @@ from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
+from dgmm.steady import SteadySession
 from dgmm.variants import Algorithm
 
 __all__ = [
@@ -84,6 +86,8 @@ class FitOutcome:
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
             notes=_notes(self.profile, self.chains),
+            skipped_rows=self.profile.skipped.rows,
+            skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
             acceleration=self.acceleration,
         )
 
@@ -138,10 +142,14 @@ def fit_dataset(
     device = parameters.device_for(dataset.n_rows)
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
+        check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
+        steady: Any = session
+        if dataset.skipping is not None:
+            steady = SteadySession(session, profile.n_rows)
+        context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
         chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
@@ -352,6 +360,8 @@ def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
         f"feature {i} is constant ({profile.least[i]:g}): the fit gives it what variance it has"
         for i in profile.constant_features
     ]
+    if profile.skipped.rows:
+        notes.append(f"skipped: {profile.skipped}")
     for i, chain in enumerate(chains):
         if chain.empty:
             names = ", ".join(str(k) for k in sorted(chain.empty))
