@@ -17,6 +17,7 @@ from benchmarks import (
     out_of_core,
     peers,
     scaling,
+    sharing,
     speed,
     targets,
 )
@@ -30,6 +31,7 @@ SUITES: dict[str, Any] = {
     "scaling": scaling,
     "io": out_of_core,
     "dask": cluster,
+    "sharing": sharing,
     "memory": memory,
     "bits": bits,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 import time
@@ -75,7 +74,9 @@ def describe_line() -> str:
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def product_rate(dtype: str, size: int = 2048, repeats: int = 3) -> float:

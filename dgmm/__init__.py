@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from dgmm.engine.local import LocalEngine
     from dgmm.errors import (
         ComplexDataError,
+        ConstantFeatureWarning,
         DamagedBlockError,
         DgmmError,
+        DgmmWarning,
         EngineError,
         InvalidDataError,
         InvalidDtypeError,
@@ -37,9 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ComplexDataError",
+    "ConstantFeatureWarning",
     "DamagedBlockError",
     "DaskEngine",
     "DgmmError",
+    "DgmmWarning",
     "EngineError",
     "GaussianMixture",
     "InvalidDataError",

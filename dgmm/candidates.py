@@ -14,9 +14,17 @@ from dgmm.engine.base import Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import InvalidParameterError, SingularMixtureError
+from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
 from dgmm.expectation import BatchPass, plan_batch
-from dgmm.fitting import Emit, FitOutcome, first_level, plan_maximization, profile_task
+from dgmm.fitting import (
+    Emit,
+    FitOutcome,
+    accelerator_for,
+    first_level,
+    plan_maximization,
+    profile_task,
+    warn_of_constants,
+)
 from dgmm.guard import Level, safe_level
 from dgmm.halving import halving_of
 from dgmm.holdout import BothSides, FittedSide, Split
@@ -88,11 +96,14 @@ def fit_candidates(
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
-        _check_enough(profile, parameters)
+        _check_enough(profile, parameters, split)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
-        groups = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
-        outcomes = [_outcome(group, profile, opened, engine, device, meter) for group in groups]
+        groups, regime = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
+        outcomes = [
+            _outcome(group, profile, opened, engine, device, meter, regime) for group in groups
+        ]
         return _evaluated(estimators, outcomes, context, opened, split)
 
 
@@ -129,13 +140,21 @@ def _split(dataset: Dataset, seeds: np.random.SeedSequence, share: float) -> Spl
     return Split(int(own.generate_state(1, np.uint64)[0]), share, copied)
 
 
-def _check_enough(profile: Profile, parameters: Sequence[FitParameters]) -> None:
+def _check_enough(
+    profile: Profile, parameters: Sequence[FitParameters], split: Split | None
+) -> None:
     most = max(one.n_components for one in parameters)
-    if profile.n_rows < most:
+    if profile.n_rows >= most:
+        return
+    if split is not None:
         raise InvalidParameterError(
             f"{profile.n_rows} rows are left to fit {most} components to; hold fewer rows out or "
             "lower n_components"
         )
+    raise InvalidDataError(
+        f"only {profile.n_rows} rows have a positive sample_weight, for up to {most} components; "
+        "lower n_components or weight more rows"
+    )
 
 
 def _fitted_groups(
@@ -145,14 +164,15 @@ def _fitted_groups(
     dataset: Dataset,
     seeds: np.random.SeedSequence,
     on_event: Emit,
-) -> list[list[Chain]]:
-    """The chains of every candidate, run to their ends in one batch."""
+) -> tuple[list[list[Chain]], str]:
+    """The chains of every candidate, run to their ends in one batch, and the regime."""
     shared, n_init = parameters[0], parameters[0].n_init
     level = first_level(dataset.dtype, shared.dtype)
     options = _shared_options(estimators[0], shared, dataset)
     chains = _starts(estimators, parameters, context, level, seeds, options)
     message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
     on_event(FitEvent("initialize", active=len(chains), message=message))
+    accelerator = accelerator_for(parameters, dataset, context.profile, options)
     for event in iterate(
         context,
         chains,
@@ -160,11 +180,13 @@ def _fitted_groups(
         options=options,
         max_iter=shared.max_iter,
         halving=halving_of(shared.halve_after, [n_init] * len(parameters)),
+        accelerator=accelerator,
     ):
         on_event(event)
     iterations = max(len(chain.lower_bounds) for chain in chains)
     on_event(FitEvent("done", iterations))
-    return [chains[i * n_init : (i + 1) * n_init] for i in range(len(parameters))]
+    groups = [chains[i * n_init : (i + 1) * n_init] for i in range(len(parameters))]
+    return groups, "" if accelerator is None else accelerator.regime
 
 
 def _starts(
@@ -196,13 +218,23 @@ def _outcome(
     engine: Any,
     device: str,
     meter: MemoryMeter,
+    regime: str,
 ) -> FitOutcome | str:
     """How a candidate went, or why it has no winner."""
     try:
         winner = best_chain(group)
     except SingularMixtureError:
         return "; ".join(dict.fromkeys(chain.reason for chain in group))
-    return FitOutcome(winner, tuple(group), profile, session, engine, device, meter.peak())
+    return FitOutcome(
+        chain=winner,
+        chains=tuple(group),
+        profile=profile,
+        session=session,
+        engine=engine,
+        device=device,
+        peak_memory=meter.peak(),
+        acceleration=regime,
+    )
 
 
 def _evaluated(

@@ -7,13 +7,14 @@ knows sessions and tasks, not where rows come from nor where they are evaluated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from dgmm.acceleration import AccelerationState, Accelerator, Evaluated
+from dgmm.chains import ILL_DEFINED, Chain, best_chain
 from dgmm.engine.base import Session
-from dgmm.errors import SingularMixtureError
 from dgmm.expectation import plan_batch
 from dgmm.frame import Frame
 from dgmm.guard import Frames, Level, safe_level
@@ -23,17 +24,20 @@ from dgmm.mixture import Mixture, whitened_frame
 from dgmm.passes import run_batch
 from dgmm.posterior import PosteriorPolicy
 from dgmm.profile import Profile
-from dgmm.record import FitEvent, RestartRecord
+from dgmm.record import FitEvent
 from dgmm.statistics import SufficientStatistics
 from dgmm.variants import Algorithm
 
-__all__ = ["PEAK_TOLERANCE", "Chain", "Context", "best_chain", "evaluate", "frames_of", "iterate"]
-
-ILL_DEFINED = (
-    "Fitting the mixture model failed because some components have ill-defined empirical "
-    "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
-    "number of components, increase reg_covar, or scale the input data."
-)
+__all__ = [
+    "ILL_DEFINED",
+    "PEAK_TOLERANCE",
+    "Chain",
+    "Context",
+    "best_chain",
+    "evaluate",
+    "frames_of",
+    "iterate",
+]
 
 # By how much a row's log density may exceed the mixture's peak through rounding alone.
 PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.inf}
@@ -64,63 +68,6 @@ class Context:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Chain:
-    """One restart: where it is and how it got there.
-
-    Parameters
-    ----------
-    mixture : Mixture
-    level : Level
-        The fastest kernel that it may still use: it never goes back, once warm.
-    lower_bound : float
-        Of the last iteration, per row: the log-likelihood, and with priors the log posterior.
-    lower_bounds : tuple of float
-    status : {"running", "converged", "max_iter", "retired", "halved"}
-    reason : str
-        Why it retired or was halved away.
-    empty : frozenset of int
-        Components that were without rows at some iteration.
-    safest : Level or None
-        The safest kernel that was used; None before the first iteration.
-    log_likelihood : float
-        Of the last iteration, per row, without priors.
-    name : str
-        How messages call it; by default ``restart`` and its position.
-    best : tuple of (float, float, Mixture), optional
-        The highest lower bound, and the log-likelihood and the mixture that go with it, where the
-        algorithm returns that one.
-    """
-
-    mixture: Mixture
-    level: Level
-    lower_bound: float = -np.inf
-    lower_bounds: tuple[float, ...] = ()
-    status: str = "running"
-    reason: str = ""
-    empty: frozenset[int] = field(default_factory=frozenset)
-    safest: Level | None = None
-    log_likelihood: float = -np.inf
-    name: str = ""
-    best: tuple[float, float, Mixture] | None = None
-
-    @property
-    def is_running(self) -> bool:
-        return self.status == "running"
-
-    @property
-    def record(self) -> RestartRecord:
-        return RestartRecord(
-            status=self.status,
-            n_iter=len(self.lower_bounds),
-            lower_bound=self.lower_bound,
-            lower_bounds=self.lower_bounds,
-            kernel=(self.level if self.safest is None else self.safest).name.lower(),
-            reason=self.reason,
-            log_likelihood=self.log_likelihood,
-        )
-
-
 def frames_of(profile: Profile, dtype: np.dtype[Any]) -> Frames:
     """The frames of a fit, from its profile.
 
@@ -143,13 +90,14 @@ def evaluate(
     mixtures: Sequence[Mixture],
     levels: Sequence[Level],
     policies: Sequence[PosteriorPolicy] = (),
+    tried: Sequence[bool] = (),
 ) -> tuple[list[SufficientStatistics], list[Level]]:
     """One pass over all rows: finished statistics of each mixture, and the kernels that were used.
 
     ``policies`` are one for each mixture, or none for EM.
 
     A row whose log density exceeds what its mixture allows has been evaluated by a kernel past its
-    guard; that mixture is evaluated again by the next safer one.
+    guard; that mixture is evaluated again by the next safer one, unless it was only ``tried``.
     """
     levels = [
         safe_level(mixture, context.frames, level, quadratic=not mixture.family.is_tied)
@@ -159,7 +107,7 @@ def evaluate(
     breached = [
         i
         for i, (mixture, level, one) in enumerate(zip(mixtures, levels, found, strict=True))
-        if _highest(one) > mixture.peak_log_density + PEAK_TOLERANCE[level]
+        if is_breached(mixture, level, one) and not (tried and tried[i])
     ]
     if breached:
         safer = [Level(levels[i] + 1) for i in breached]
@@ -170,9 +118,10 @@ def evaluate(
     return found, levels
 
 
-def _highest(statistics: SufficientStatistics) -> float:
-    """The largest log density seen, or their mean where rows were not looked at one by one."""
-    return max(statistics.peak, statistics.log_likelihood / statistics.weight)
+def is_breached(mixture: Mixture, level: Level, statistics: SufficientStatistics) -> bool:
+    """True if a row (or their mean, where rows were not looked at) is above the mixture's peak."""
+    highest = max(statistics.peak, statistics.log_likelihood / statistics.weight)
+    return highest > mixture.peak_log_density + PEAK_TOLERANCE[level]
 
 
 def _pass(
@@ -211,6 +160,7 @@ def iterate(
     max_iter: int,
     halving: Halving | None = None,
     algorithm: Algorithm = EM,
+    accelerator: Accelerator | None = None,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -220,13 +170,16 @@ def iterate(
     chains : list of Chain
         Replaced in place by their successors.
     tol : float
-        A chain has converged when its lower bound per row changes by less.
+        A chain has converged when its lower bound per row changes by less; with an accelerator,
+        when the estimated gap to its optimum is less.
     options : MaximizationOptions
     max_iter : int
     halving : Halving, optional
         Which chains compete, and when the worse half of those leaves. None: all run to the end.
     algorithm : Algorithm, default=EM
         What stands between the posterior and the M-step.
+    accelerator : Accelerator, optional
+        Which points a pass evaluates instead of EM's own next ones.
 
     Yields
     ------
@@ -239,28 +192,106 @@ def iterate(
         active = [i for i, chain in enumerate(chains) if chain.is_running]
         if not active:
             break
-        found, levels = evaluate(
-            context,
-            [chains[i].mixture for i in active],
-            [chains[i].level for i in active],
-            [algorithm.policy(i, len(chains[i].lower_bounds)) for i in active],
-        )
         before = _best_bound(chains)
-        for i, statistics, level in zip(active, found, levels, strict=True):
-            chains[i] = _advance(chains[i], statistics, level, tol, options, algorithm)
-            held = options.fixed.mask("means", chains[i].mixture.n_components)
-            moved = algorithm.perturbed(
-                chains[i].mixture, i, len(chains[i].lower_bounds) - 1, held=held
-            )
-            chains[i] = replace(chains[i], mixture=moved)
+        if accelerator is None:
+            _step(context, chains, active, tol, options, algorithm)
+        else:
+            _accelerated_step(context, chains, active, tol, algorithm, accelerator, iteration)
         _retire_singular(chains)
         if halving is not None:
             _halve(chains, halving, iteration)
+        if accelerator is not None:
+            _give_way(chains, accelerator, iteration)
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)
     for i, chain in enumerate(chains):
         if chain.is_running:
             chains[i] = replace(_best_iterate(chain), status="max_iter")
+
+
+def _step(
+    context: Context,
+    chains: list[Chain],
+    active: Sequence[int],
+    tol: float,
+    options: MaximizationOptions,
+    algorithm: Algorithm,
+) -> None:
+    """One iteration of EM."""
+    found, levels = evaluate(
+        context,
+        [chains[i].mixture for i in active],
+        [chains[i].level for i in active],
+        [algorithm.policy(i, len(chains[i].lower_bounds)) for i in active],
+    )
+    for i, statistics, level in zip(active, found, levels, strict=True):
+        chains[i] = _advance(chains[i], statistics, level, tol, options, algorithm)
+        held = options.fixed.mask("means", chains[i].mixture.n_components)
+        moved = algorithm.perturbed(
+            chains[i].mixture, i, len(chains[i].lower_bounds) - 1, held=held
+        )
+        chains[i] = replace(chains[i], mixture=moved)
+
+
+def _accelerated_step(
+    context: Context,
+    chains: list[Chain],
+    active: Sequence[int],
+    tol: float,
+    algorithm: Algorithm,
+    accelerator: Accelerator,
+    iteration: int,
+) -> None:
+    """One pass for the points that the accelerator asks for."""
+    states = {i: chains[i].acceleration or AccelerationState.begin(chains[i].mixture)
+              for i in active}  # fmt: skip
+    trials = [(i, trial) for i in active for trial in states[i].trials]
+    found, levels = evaluate(
+        context,
+        [trial.mixture for _, trial in trials],
+        [max(chains[i].level, states[i].least_level) for i, _ in trials],
+        [algorithm.policy(i, len(chains[i].lower_bounds)) for i, _ in trials],
+        [not trial.is_sure for _, trial in trials],
+    )
+    results: dict[int, list[Evaluated]] = {i: [] for i in active}
+    for (i, trial), one, level in zip(trials, found, levels, strict=True):
+        breached = is_breached(trial.mixture, level, one)
+        results[i].append(Evaluated(trial, one, level, breached))
+    for i in active:
+        several = accelerator.schedule.several(i, iteration)
+        state = accelerator.advance(states[i], results[i], several=several)
+        chains[i] = _accelerated(chains[i], state, tol)
+
+
+def _accelerated(chain: Chain, state: AccelerationState, tol: float) -> Chain:
+    """The chain at the image of the point that its accelerator stands on."""
+    base = state.base
+    # None where a safer kernel begins again: the chain stays where it is for a pass.
+    bound = chain.lower_bound if base is None else state.best
+    chain = replace(
+        chain,
+        acceleration=state,
+        lower_bound=bound,
+        lower_bounds=(*chain.lower_bounds, bound),
+    )
+    if base is None:
+        return replace(chain, level=max(chain.level, state.least_level))
+    return replace(
+        chain,
+        mixture=base.image,
+        level=base.level if len(chain.lower_bounds) > _WARM_UP else chain.level,
+        log_likelihood=base.log_likelihood,
+        status="converged" if state.gap < tol else "running",
+        empty=chain.empty | set(base.empty),
+        safest=base.level if chain.safest is None else max(base.level, chain.safest),
+    )
+
+
+def _give_way(chains: list[Chain], accelerator: Accelerator, iteration: int) -> None:
+    bounds = [None if _is_out(chain) else chain.lower_bound for chain in chains]
+    for i, reason in accelerator.schedule.leaving(bounds, iteration).items():
+        if chains[i].is_running:
+            chains[i] = replace(chains[i], status="halved", reason=reason)
 
 
 def _best_iterate(chain: Chain) -> Chain:
@@ -346,23 +377,3 @@ def _iteration_event(chains: list[Chain], iteration: int, before: float) -> FitE
 def _best_bound(chains: list[Chain]) -> float:
     live = (chain.lower_bound for chain in chains if chain.status != "retired")
     return max(live, default=-np.inf)
-
-
-def best_chain(chains: Sequence[Chain]) -> Chain:
-    """The restart with the highest lower bound among those that did not retire.
-
-    One that was halved away wins only if all that stayed retired.
-
-    Raises
-    ------
-    SingularMixtureError
-        If all did.
-    """
-    live = [chain for chain in chains if chain.status != "retired"]
-    if not live:
-        reasons = "; ".join(f"restart {i}: {chain.reason}" for i, chain in enumerate(chains))
-        raise SingularMixtureError(
-            f"{ILL_DEFINED} Priors (dgmm.suggest_priors) or a covariance_floor keep covariances "
-            f"definite too. All {len(chains)} restarts retired: {reasons}"
-        )
-    return max(live, key=lambda chain: (chain.status != "halved", chain.lower_bound))

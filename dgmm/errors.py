@@ -22,14 +22,21 @@ The last one lives with the estimator, since it is scikit-learn's error of that 
 nothing here imports scikit-learn; ``dgmm.NotFittedError`` is the same class.
 
 A message says what went wrong, where (block, row, component), the value seen and what to change.
+
+Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserWarning``)::
+
+    DgmmWarning
+    └── ConstantFeatureWarning      a column holds one value throughout
 """
 
 from __future__ import annotations
 
 __all__ = [
     "ComplexDataError",
+    "ConstantFeatureWarning",
     "DamagedBlockError",
     "DgmmError",
+    "DgmmWarning",
     "EngineError",
     "InvalidDataError",
     "InvalidDtypeError",
@@ -101,3 +108,11 @@ class EngineError(DgmmError, RuntimeError):
 
 class MissingDependencyError(DgmmError, ImportError):
     """An optional dependency is needed and not installed."""
+
+
+class DgmmWarning(UserWarning):
+    """Base of the warnings that dgmm gives of its own."""
+
+
+class ConstantFeatureWarning(DgmmWarning):
+    """A column holds one value throughout, so that its variance is what regularises it."""

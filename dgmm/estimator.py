@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
@@ -19,7 +18,9 @@ from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
+from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters, seed_entropy
+from dgmm.plotting import PlotMethods
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
 from dgmm.sampling import check_draw, sample_rows
@@ -29,7 +30,9 @@ __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 Array = np.ndarray[Any, Any]
 
 
-class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, BaseEstimator):
+class GaussianMixture(
+    PartialFit, MixtureAttributes, Exchange, PlotMethods, DensityMixin, BaseEstimator
+):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
     Parameters
@@ -39,7 +42,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         ``"full"``, ``"diag"``, ``"spherical"``, ``"tied_full"`` (also ``"tied"``), ``"tied_diag"``
         or ``"tied_spherical"``.
     tol : float, default=1e-3
-        EM stops when the lower bound per row changes by less, in nats.
+        EM stops when the lower bound per row changes by less, in nats; with ``acceleration``,
+        when the estimated gap to the optimum is less.
     reg_covar : float, default=1e-6
         Added to the diagonals of the covariances that are not fixed, in squared units of the data.
     max_iter : int, default=100
@@ -57,10 +61,18 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         Iterations after which the worse half of the restarts leaves, by their projected lower
         bounds; after twice as many half of the rest, and so on (successive halving). None: all
         run to the end.
+    acceleration : {None, "auto", "computing", "reading"}, default=None
+        Fewer passes to the same likelihood: points beyond EM's own next one are tried, and kept
+        where a certified lower bound does not fall. ``"auto"`` takes one point of each restart a
+        pass where computing is the bottleneck, and several where reading is; the other values
+        say which it is. ``reg_covar`` is then a penalty, so that nothing falls, and
+        ``algorithm`` other than ``"em"`` and ``annealing`` go without. See the page on
+        acceleration.
     init_params : str or callable, default="kmeans"
         How a restart begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` (responsibilities),
         ``"random_from_data"`` (also ``"points"``) or ``"maxdist"`` on a sample of the rows (all
-        of them, if there are few), or ``"k-means||"`` on all rows, by seven passes more. A
+        of them, if there are few), or ``"k-means||"`` on all rows, by seven passes more.
+        ``"small_em"`` is the best of ten short runs of EM on the sample, which saves passes. A
         callable ``(sample, n_components, seed)`` is given the sampled rows, float64 of shape
         (n_sampled, n_features), and an int; it returns means of shape (n_components,
         n_features), to the nearest of which each sampled row is then assigned, or
@@ -109,7 +121,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
     device : {"auto", "cpu", "cpu-compiled", "cuda", "cuda:N"}, default="auto"
         ``"cpu-compiled"`` runs loops that numba compiles, 1.3 to 2.5 times the speed of NumPy
         alone, after 2 s of compiling in each process. ``"auto"``: a GPU where there is one; else
-        the loops where numba is installed and rows × components reach 8 million.
+        the loops where numba is installed, rows × components reach 8 million and
+        ``memory_limit`` is not below 1 GiB: they take 200 MiB of it.
     dtype : {"float32", "float64"}, optional
         Of the products; None: float32 for data stored in at most 32 bits, float64 otherwise. A
         mixture too ill-conditioned for it is evaluated by a safer kernel.
@@ -135,7 +148,8 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         Log-likelihood per row before the last M-step, in nats, of the best restart; with priors
         the log posterior (its likelihood alone is ``record_.log_likelihood``). With
         ``algorithm="cem"`` the classification log-likelihood takes its place, with ``"sem"`` it is
-        that of the result. Rows count by their weights.
+        that of the result. With ``acceleration`` it is certified: the result is no lower. Rows
+        count by their weights.
     lower_bounds_ : list of float
         The same for every iteration.
     mixture_ : Mixture
@@ -171,6 +185,7 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         annealing: Any = None,
         n_init: int = 1,
         halve_after: int | None = None,
+        acceleration: str | None = None,
         init_params: Any = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
@@ -204,6 +219,7 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         self.annealing = annealing
         self.n_init = n_init
         self.halve_after = halve_after
+        self.acceleration = acceleration
         self.init_params = init_params
         self.weights_init = weights_init
         self.means_init = means_init
@@ -270,11 +286,10 @@ class GaussianMixture(PartialFit, MixtureAttributes, Exchange, DensityMixin, Bas
         )
         self._keep(outcome, dataset, time.perf_counter() - started)
         if not self.converged_ and parameters.max_iter > 0 and parameters.algorithm != "sem":
-            warnings.warn(
+            warn_user(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return self
 

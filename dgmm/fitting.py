@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.acceleration import Accelerator, choose_regime
+from dgmm.acceleration.regime import operations_per_byte, schedule_of
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
@@ -16,13 +18,14 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import InvalidDataError, InvalidParameterError
+from dgmm.errors import ConstantFeatureWarning, InvalidDataError, InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.halving import halving_of
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
+from dgmm.notices import warn_user
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -31,14 +34,18 @@ from dgmm.variants import Algorithm
 
 __all__ = [
     "FitOutcome",
+    "accelerator_for",
     "first_level",
     "fit_dataset",
     "open_rows",
     "plan_maximization",
     "profile_task",
+    "warn_of_constants",
 ]
 
 Emit = Callable[[FitEvent], None]
+
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class FitOutcome:
     device: str
     peak_memory: int
     fixed: Fixed = field(default_factory=Fixed)
+    acceleration: str = ""
 
     def record(self, seconds: float) -> FitRecord:
         """The record of the fit, which took ``seconds``."""
@@ -69,6 +77,7 @@ class FitOutcome:
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
             notes=_notes(self.profile, self.chains),
+            acceleration=self.acceleration,
         )
 
 
@@ -123,11 +132,13 @@ def fit_dataset(
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
         _check_counted(profile, parameters)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
         chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
+        accelerator = accelerator_for([parameters], dataset, profile, options)
         for event in iterate(
             context,
             chains,
@@ -141,6 +152,7 @@ def fit_dataset(
                 entropy=seeds.entropy,  # type: ignore[arg-type]  # an integer was given
                 labelled=dataset.has_labels,
             ),
+            accelerator=accelerator,
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -154,7 +166,46 @@ def fit_dataset(
             device=device,
             peak_memory=meter.peak(),
             fixed=options.fixed,
+            acceleration=_said(parameters, accelerator),
         )
+
+
+def accelerator_for(
+    candidates: Sequence[FitParameters],
+    dataset: Dataset,
+    profile: Profile,
+    options: MaximizationOptions,
+) -> Accelerator | None:
+    """The accelerator of a fit, or of all candidates of a selection; None for EM alone.
+
+    Parameters
+    ----------
+    candidates : sequence of FitParameters
+        With the same ``acceleration``, ``algorithm`` and ``annealing``.
+    dataset : Dataset
+    profile : Profile
+    options : MaximizationOptions
+    """
+    shared = candidates[0]
+    if shared.acceleration is None or shared.algorithm != "em" or shared.temperatures:
+        return None
+    regime = shared.acceleration
+    if regime == "auto":
+        shapes = [(one.family, one.n_components) for one in candidates for _ in range(one.n_init)]
+        regime = choose_regime(
+            resident=all(block.is_resident for block in dataset.blocks),
+            n_bytes=dataset.nbytes,
+            per_byte=operations_per_byte(shapes, dataset.n_features, dataset.dtype.itemsize),
+        )
+    schedule = schedule_of(regime, [one.n_init for one in candidates])
+    return Accelerator(options, profile.weight, regime, schedule)
+
+
+def _said(parameters: FitParameters, accelerator: Accelerator | None) -> str:
+    """What the record says of acceleration."""
+    if accelerator is not None:
+        return accelerator.regime
+    return "" if parameters.acceleration is None else "none"
 
 
 def plan_maximization(
@@ -202,6 +253,28 @@ def _check_counted(profile: Profile, parameters: FitParameters) -> None:
             f"only {profile.n_rows} rows have a positive sample_weight and n_components="
             f"{parameters.n_components}; lower n_components or weight more rows"
         )
+
+
+def warn_of_constants(profile: Profile, dataset: Dataset) -> None:
+    """Warn of columns without variance, before the fit spends hours on them."""
+    constant = profile.constant_features
+    if not constant:
+        return
+    names = dataset.feature_names
+    listed = [
+        f"{i if names is None else repr(names[i])} ({profile.least[i]:g})"
+        for i in constant[:_MOST_LISTED]
+    ]
+    more = f" and {len(constant) - _MOST_LISTED} more" if len(constant) > _MOST_LISTED else ""
+    several = len(constant) > 1
+    warn_user(
+        f"column{'s' * several} {', '.join(listed)}{more} {'are' if several else 'is'} constant: "
+        "no component is told from another by that, and the variance there is what reg_covar, "
+        "covariance_floor or a prior makes it (in spherical families, part of the mean of all), "
+        "so densities, scores and BIC follow from that choice; drop such columns, or set "
+        "covariance_floor to the square of the precision of the data",
+        ConstantFeatureWarning,
+    )
 
 
 def _starts(

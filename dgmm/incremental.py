@@ -206,7 +206,8 @@ def _keep(estimator: Any, taken: Advanced) -> None:
     """Attributes of an estimator after a batch; a fit's own record no longer describes it."""
     family, n_components = taken.mixture.family, taken.mixture.n_components
     estimator._fixed = check_fixed(estimator.fixed, family, n_components)
-    estimator._set_mixture(taken.mixture)
+    names = getattr(estimator, "feature_names_in_", None)
+    estimator._set_mixture(replace(taken.mixture, feature_names=names))
     estimator._stepwise = taken.retained
     estimator.__dict__.pop("record_", None)
     if taken.retained.step == 1 or not hasattr(estimator, "n_samples_seen_"):

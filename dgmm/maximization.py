@@ -26,7 +26,14 @@ from dgmm.mixture import Mixture
 from dgmm.priors import Priors
 from dgmm.statistics import SufficientStatistics
 
-__all__ = ["Maximization", "MaximizationOptions", "maximize"]
+__all__ = [
+    "ComponentRows",
+    "Maximization",
+    "MaximizationOptions",
+    "component_rows",
+    "maximize",
+    "scatters_about",
+]
 
 Array = np.ndarray[Any, Any]
 _EMPTY = 10.0 * float(np.finfo(np.float64).eps)
@@ -80,7 +87,7 @@ class Maximization:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class ComponentRows:
     """What the rows say of each component, in input units.
 
     Parameters
@@ -129,7 +136,7 @@ def maximize(
     """
     if options.fixed and previous is None:
         raise ValueError("held parameters need a previous mixture to come from")
-    rows = _rows(statistics, family, previous)
+    rows = component_rows(statistics, family, previous)
     weights = _weights(rows, options, previous)
     means = _means(rows, options, previous)
     covariances = _covariances(rows, means, family, options, previous)
@@ -137,9 +144,10 @@ def maximize(
     return Maximization(mixture, tuple(int(k) for k in np.flatnonzero(~rows.live)))
 
 
-def _rows(
-    statistics: SufficientStatistics, family: CovarianceFamily, previous: Mixture | None
-) -> _Rows:
+def component_rows(
+    statistics: SufficientStatistics, family: CovarianceFamily, previous: Mixture | None = None
+) -> ComponentRows:
+    """What finished statistics say of each component, in input units."""
     live = statistics.counts > _EMPTY * statistics.weight
     counts = np.where(live, statistics.counts, 0.0)
     safe = np.where(live, counts, 1.0)
@@ -152,7 +160,7 @@ def _rows(
         )
         if not family.is_tied:
             scatters[~live] = 0.0
-    return _Rows(counts, means, scatters)
+    return ComponentRows(counts, means, scatters)
 
 
 def _scatters(
@@ -177,7 +185,7 @@ def _per_covariance(values: Array, covariances: Array) -> Array:
     return values.reshape(values.shape + (1,) * (np.ndim(covariances) - values.ndim))
 
 
-def _weights(rows: _Rows, options: MaximizationOptions, previous: Mixture | None) -> Array:
+def _weights(rows: ComponentRows, options: MaximizationOptions, previous: Mixture | None) -> Array:
     """π_k = (1 − Σ_held π)(n_k + α_k − 1) / Σ_free (n_j + α_j − 1); held ones as they are."""
     counts = options.priors.added_to(rows.counts)
     if not options.fixed.weights:
@@ -194,7 +202,7 @@ def _weights(rows: _Rows, options: MaximizationOptions, previous: Mixture | None
     return weights
 
 
-def _means(rows: _Rows, options: MaximizationOptions, previous: Mixture | None) -> Array:
+def _means(rows: ComponentRows, options: MaximizationOptions, previous: Mixture | None) -> Array:
     means = options.priors.shrunk_means(rows.counts, rows.means)
     if options.fixed.means:
         assert previous is not None
@@ -204,7 +212,7 @@ def _means(rows: _Rows, options: MaximizationOptions, previous: Mixture | None) 
 
 
 def _covariances(
-    rows: _Rows,
+    rows: ComponentRows,
     means: Array,
     family: CovarianceFamily,
     options: MaximizationOptions,
@@ -215,7 +223,7 @@ def _covariances(
     if family.is_tied and held.any():
         assert previous is not None
         return previous.covariances
-    scatters = _about_means_in_use(rows, means, family, options.priors)
+    scatters = scatters_about(rows, means, family, options.priors)
     counts = rows.counts.sum() if family.is_tied else rows.counts
     divisor = family.shape.divisor(d) * counts + options.priors.added_counts(family, k, d)
     known = divisor > 0.0
@@ -230,8 +238,8 @@ def _covariances(
     return covariances
 
 
-def _about_means_in_use(
-    rows: _Rows, means: Array, family: CovarianceFamily, priors: Priors
+def scatters_about(
+    rows: ComponentRows, means: Array, family: CovarianceFamily, priors: Priors
 ) -> Array:
     """A: the scatters about the means in use, and those of the means about their priors."""
     added = []
@@ -248,7 +256,7 @@ def _about_means_in_use(
     return scatters
 
 
-def _of_all_rows(rows: _Rows, covariances: Array, family: CovarianceFamily) -> Array:
+def _of_all_rows(rows: ComponentRows, covariances: Array, family: CovarianceFamily) -> Array:
     """The covariance of all rows, by the law of total covariance."""
     weights = rows.counts / rows.counts.sum()
     offsets = rows.means - weights @ rows.means

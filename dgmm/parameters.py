@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from dgmm.acceleration import REGIMES
 from dgmm.arrays import resolve_device
 from dgmm.backend import backend_of
 from dgmm.covariance import CovarianceFamily, family_of
@@ -17,11 +18,16 @@ from dgmm.mixture import Mixture
 from dgmm.scalable_kmeans import METHOD
 from dgmm.seeds import seed_entropy
 from dgmm.sizes import parse_bytes
+from dgmm.small_em import METHOD as SMALL_EM
 from dgmm.variants import ALGORITHMS, check_annealing
 
 __all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
 
 Array = np.ndarray[Any, Any]
+
+
+# numba takes a fifth of it: below, the memory is worth more to the blocks.
+_LIMIT_FOR_COMPILING = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,15 @@ class FitParameters:
     n_init: int
     init_params: Method
     halve_after: int | None
+    acceleration: str | None
     device: str
     dtype: str | None
     memory_limit: int | None
 
     def device_for(self, n_rows: int) -> str:
         """The device for passes over so many rows."""
-        return resolve_device(self.device, n_rows * self.n_components)
+        tight = self.memory_limit is not None and self.memory_limit < _LIMIT_FOR_COMPILING
+        return resolve_device(self.device, 0 if tight else n_rows * self.n_components)
 
 
 def check_parameters(estimator: Any) -> FitParameters:
@@ -58,6 +66,7 @@ def check_parameters(estimator: Any) -> FitParameters:
     _integer(estimator, "verbose_interval", 1)
     algorithm = _choice(estimator, "algorithm", ALGORITHMS)
     max_iter = _integer(estimator, "max_iter", 0)
+    temperatures = check_annealing(estimator.annealing, algorithm, max_iter)
     return FitParameters(
         n_components=_integer(estimator, "n_components", 1),
         family=family_of(estimator.covariance_type),
@@ -65,12 +74,13 @@ def check_parameters(estimator: Any) -> FitParameters:
         reg_covar=_real(estimator, "reg_covar"),
         max_iter=max_iter,
         algorithm=algorithm,
-        temperatures=check_annealing(estimator.annealing, algorithm, max_iter),
+        temperatures=temperatures,
         n_init=_integer(estimator, "n_init", 1),
         init_params=_method(estimator.init_params),
         halve_after=(
             None if estimator.halve_after is None else _integer(estimator, "halve_after", 1)
         ),
+        acceleration=_acceleration(estimator.acceleration, algorithm, temperatures),
         device=_device(estimator.device),
         dtype=_dtype(estimator.dtype),
         memory_limit=(
@@ -107,11 +117,28 @@ def _choice(estimator: Any, name: str, known: tuple[str, ...]) -> str:
 def _method(value: Any) -> Method:
     if callable(value):
         return cast(Method, value)
-    known = (*INIT_PARAMS, METHOD)
+    known = (*INIT_PARAMS, METHOD, SMALL_EM)
     if not isinstance(value, str) or value not in known:
         raise InvalidParameterError(
             f"init_params={value!r}; it must be one of {', '.join(known)}, or a callable "
             "(sample, n_components, seed) -> means or responsibilities"
+        )
+    return value
+
+
+def _acceleration(value: Any, algorithm: str, temperatures: tuple[float, ...]) -> str | None:
+    known = ("auto", *REGIMES)
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in known:
+        names = ", ".join(repr(one) for one in known)
+        raise InvalidParameterError(f"acceleration={value!r}; it must be None or one of {names}")
+    other = f"algorithm={algorithm!r}" if algorithm != "em" else "annealing"
+    if value != "auto" and (algorithm != "em" or temperatures):
+        raise InvalidParameterError(
+            f"acceleration={value!r} cannot be used with {other}, whose iterations do not climb "
+            "the likelihood that its certificate bounds; pass acceleration=None, or 'auto', which "
+            "goes without it there"
         )
     return value
 

@@ -16,7 +16,7 @@ import numpy as np
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 
-__all__ = ["Profile", "ProfilePass", "Sample"]
+__all__ = ["Profile", "ProfilePass", "Sample", "SomeColumns"]
 
 Array = np.ndarray[Any, Any]
 _TILE_ROWS = 4096
@@ -330,6 +330,39 @@ class ProfilePass:
         share = wanted / max(1, self.n_rows)
         top = 2**64 - 1
         return np.uint64(top if share >= 1.0 else min(top, int(share * 2.0**64)))
+
+
+@dataclass(frozen=True)
+class SomeColumns:
+    """The profile of some columns alone (a task as :class:`ProfilePass` is).
+
+    Parameters
+    ----------
+    task : ProfilePass
+        Of as many features as there are columns.
+    columns : tuple of int
+    copy_bytes : int
+        Of these columns of the rows in a part, which are copied.
+    """
+
+    task: ProfilePass
+    columns: tuple[int, ...]
+    copy_bytes: int
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.task.workspace_bytes + self.copy_bytes
+
+    @property
+    def result_bytes(self) -> int:
+        return self.task.result_bytes
+
+    def workspace(self) -> None:
+        return None
+
+    def evaluate(self, rows: Rows, workspace: None) -> Profile:
+        chosen = replace(rows, x=rows.x[:, list(self.columns)])
+        return self.task.evaluate(chosen, workspace)
 
 
 def _weighted_keys(hashes: Array, weight: Array) -> Array:

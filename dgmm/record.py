@@ -5,9 +5,10 @@ Nothing here is part of the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FitEvent", "FitRecord", "RestartRecord"]
+__all__ = ["FitEvent", "FitRecord", "RestartRecord", "kept_restart"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class RestartRecord:
         Why it was retired or halved, empty otherwise.
     log_likelihood : float
         Per row, in nats, without priors: of the same mixture as ``lower_bound``.
+    evaluations : int
+        Mixtures evaluated on all rows; more than ``n_iter`` where a pass tried several.
+    gap : float, optional
+        Under acceleration, the estimated gap to the optimum, per row in nats (∞ before there is
+        an estimate): what the fit stopped by, never a guarantee.
     """
 
     status: str
@@ -65,6 +71,13 @@ class RestartRecord:
     kernel: str
     reason: str = ""
     log_likelihood: float = float("-inf")
+    evaluations: int = 0
+    gap: float | None = None
+
+    @property
+    def was_given_up(self) -> bool:
+        """True if it collapsed or was hopeless, so that it was not run to its end."""
+        return self.status in ("retired", "halved")
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,9 @@ class FitRecord:
     restarts : tuple of RestartRecord
     notes : tuple of str
         What a user should know: constant columns, empty components, safer kernels.
+    acceleration : str
+        What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
+        ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
     """
 
     rows: int
@@ -102,9 +118,26 @@ class FitRecord:
     device: str
     restarts: tuple[RestartRecord, ...]
     notes: tuple[str, ...]
+    acceleration: str = ""
+
+    @property
+    def evaluations(self) -> int:
+        """Mixtures evaluated on all rows, by all restarts."""
+        return sum(one.evaluations for one in self.restarts)
 
     @property
     def log_likelihood(self) -> float:
         """Log-likelihood per row of the restart that was kept, in nats, without priors."""
         kept = (one for one in self.restarts if one.status != "retired")
         return max(kept, key=lambda one: one.lower_bound).log_likelihood
+
+
+def kept_restart(restarts: Sequence[RestartRecord], lower_bound: float) -> int | None:
+    """Number of the restart that a model with this lower bound comes from; None if of none."""
+    bound = float(lower_bound)
+    matches = (
+        i
+        for i, one in enumerate(restarts)
+        if not one.was_given_up and float(one.lower_bound) == bound
+    )
+    return next(matches, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -14,9 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dgmm.candidates import Candidate, fit_candidates
 from dgmm.covariance import family_of
+from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
 from dgmm.fitting import open_rows
+from dgmm.notices import warn_user
+from dgmm.plotting import plot_criterion
 
 __all__ = [
     "CRITERIA",
@@ -26,9 +28,6 @@ __all__ = [
     "run_selection",
     "select_model",
 ]
-
-CRITERIA = {"bic": -1.0, "aic": -1.0, "icl": -1.0, "heldout": 1.0}
-"""The criteria, with 1 where higher is better and −1 where lower is."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class SelectionRow:
     n_parameters : int
         Free parameters.
     log_likelihood : float
-        Per row that was fitted to, in nats.
+        Per row that was fitted to, in nats; rows count by their weights, here and below.
     bic, aic, icl : float
         On the rows that were fitted to; lower is better.
     heldout : float
@@ -142,41 +141,7 @@ class Selection:
         """The row of the best candidate."""
         return self.table[_best(self.table.rows, self.criterion)]
 
-    def plot(self, ax: Any = None) -> Any:
-        """The criterion against the number of components, a line for each family.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Where to draw; a new figure by default.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Raises
-        ------
-        MissingDependencyError
-            If matplotlib is not installed.
-        """
-        try:
-            from matplotlib import pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                'plot() needs matplotlib, which is not installed: pip install "dgmm[plot]"'
-            ) from error
-        axes = plt.subplots(layout="constrained")[1] if ax is None else ax
-        for family in dict.fromkeys(row.covariance_type for row in self.table):
-            rows = [row for row in self.table if row.covariance_type == family]
-            values = [getattr(row, self.criterion) for row in rows]
-            axes.plot([row.n_components for row in rows], values, marker="o", label=family)
-        best = self.best_row
-        value = getattr(best, self.criterion)
-        axes.plot(best.n_components, value, "o", ms=14, mfc="none", mec="black", label="best")
-        better = "higher" if CRITERIA[self.criterion] > 0 else "lower"
-        axes.set(xlabel="components", ylabel=f"{self.criterion} ({better} is better)")
-        axes.legend()
-        return axes
+    plot = plot_criterion
 
     def _repr_html_(self) -> str:
         best = self.best_row
@@ -193,6 +158,7 @@ def select_model(
     holdout: float = 0.2,
     n_init: int = 1,
     random_state: Any = None,
+    sample_weight: Any = None,
     **options: Any,
 ) -> Selection:
     """Fit every number of components and family, and keep the best by a criterion.
@@ -219,6 +185,11 @@ def select_model(
     n_init : int, default=1
         Restarts of each candidate.
     random_state : int, RandomState or Generator, optional
+    sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+        As in :meth:`dgmm.GaussianMixture.fit`. Log-likelihoods are sums over the rows by their
+        weights, the n of BIC and ICL is the sum of the weights, and rows held out are scored by
+        theirs: a row of weight 2 counts as two rows everywhere, except that both are held out or
+        neither is.
     **options
         Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates.
 
@@ -252,6 +223,7 @@ def select_model(
         covariance_types=covariance_types,
         criterion=criterion,
         holdout=holdout,
+        sample_weight=sample_weight,
     )
 
 
@@ -263,11 +235,12 @@ def run_selection(
     covariance_types: str | Iterable[str],
     criterion: str,
     holdout: float = 0.2,
+    sample_weight: Any = None,
 ) -> Selection:
     """:func:`select_model` with an estimator that carries the options and follows the events."""
     started = time.perf_counter()
     _check(template, criterion, holdout)
-    dataset = open_rows(X)
+    dataset = open_rows(X, sample_weight)
     estimators = _estimators(template, n_components, covariance_types)
     for one in estimators:
         one._check_rows(dataset)
@@ -284,10 +257,8 @@ def run_selection(
     best: GaussianMixture = chosen.estimator
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
     if not best.converged_ and best.max_iter > 0:
-        warnings.warn(
-            "The best candidate did not converge: increase max_iter or tol.",
-            ConvergenceWarning,
-            stacklevel=3,
+        warn_user(
+            "The best candidate did not converge: increase max_iter or tol.", ConvergenceWarning
         )
     return Selection(best, SelectionTable(rows), criterion)
 

@@ -18,6 +18,7 @@ from scipy.linalg import solve_triangular
 
 from dgmm.features import Layout, pack_symmetric, unpack_symmetric
 from dgmm.frame import Frame, invert_lower
+from dgmm.log_cholesky import ELEMENTWISE, TRIANGULAR, LogCholesky
 
 __all__ = ["DIAGONAL", "MATRIX", "SCALAR", "CovarianceShape"]
 
@@ -26,6 +27,8 @@ Array = np.ndarray[Any, Any]
 
 class CovarianceShape(ABC):
     """How a covariance is stored, factored and estimated. Stateless."""
+
+    log_cholesky: LogCholesky
 
     @abstractmethod
     def trailing(self, n_features: int) -> tuple[int, ...]:
@@ -128,6 +131,14 @@ class CovarianceShape(ABC):
         """Covariances whose eigenvalues are at least ``floor``."""
 
     @abstractmethod
+    def at_floor(self, covariances: Array, floor: float) -> Array:
+        """True for the variances, or the whole matrices (last axis 1), that :meth:`clip` holds."""
+
+    @abstractmethod
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        """The least eigenvalue of each covariance."""
+
+    @abstractmethod
     def uses_whitening(self) -> bool:
         """True if a whitened frame conditions this shape better (it then mixes features)."""
 
@@ -138,6 +149,8 @@ class CovarianceShape(ABC):
 
 class _Matrix(CovarianceShape):
     """A symmetric matrix."""
+
+    log_cholesky = TRIANGULAR
 
     def trailing(self, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
@@ -251,6 +264,12 @@ class _Matrix(CovarianceShape):
         # What is above the floor already keeps its bits.
         return np.where(values[..., :1, None] < floor, raised, covariances)
 
+    def at_floor(self, covariances: Array, floor: float) -> Array:
+        return (self.least_eigenvalue(covariances) <= floor * (1.0 + 1e-9))[..., None]
+
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        return np.linalg.eigvalsh(covariances)[..., 0]
+
     def uses_whitening(self) -> bool:
         return True
 
@@ -260,6 +279,8 @@ class _Matrix(CovarianceShape):
 
 class _Elementwise(CovarianceShape):
     """What a diagonal and a single variance share: arithmetic by element."""
+
+    log_cholesky = ELEMENTWISE
 
     def factorise(self, covariances: Array) -> Array:
         valid = np.isfinite(covariances) & (covariances > 0)
@@ -279,6 +300,9 @@ class _Elementwise(CovarianceShape):
 
     def clip(self, covariances: Array, floor: float) -> Array:
         return np.maximum(covariances, floor)
+
+    def at_floor(self, covariances: Array, floor: float) -> Array:
+        return np.asarray(covariances <= floor * (1.0 + 1e-9))
 
     def uses_whitening(self) -> bool:
         return False
@@ -307,6 +331,9 @@ class _Diagonal(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return matrix * vectors
+
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        return covariances.min(axis=-1)
 
     def select(self, covariances: Array, features: Array) -> Array:
         return covariances[..., features]
@@ -363,6 +390,9 @@ class _Scalar(_Elementwise):
 
     def times(self, matrix: Array, vectors: Array) -> Array:
         return np.asarray(matrix)[..., None] * vectors
+
+    def least_eigenvalue(self, covariances: Array) -> Array:
+        return covariances
 
     def select(self, covariances: Array, features: Array) -> Array:
         return covariances

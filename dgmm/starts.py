@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.acceleration.lbfgs import n_pairs
 from dgmm.em import Context
 from dgmm.guard import Level
 from dgmm.initialization import mixture_from, starting_weights, working_bytes
@@ -16,6 +17,8 @@ from dgmm.mixture import Mixture
 from dgmm.parameters import FitParameters
 from dgmm.profile import ProfilePass
 from dgmm.scalable_kmeans import METHOD, StartRequest, candidate_bytes, parallel_starts
+from dgmm.small_em import METHOD as SMALL_EM
+from dgmm.small_em import small_em_bytes, small_em_start
 
 __all__ = ["reserved_bytes", "restart_seed", "start_finders"]
 
@@ -42,12 +45,30 @@ def reserved_bytes(candidates: Sequence[FitParameters], task: ProfilePass) -> in
     total = task.sample_bytes + max(
         working_bytes(n_sampled, d, one.n_components) for one in candidates
     )
+    total += max(
+        (
+            small_em_bytes(d, one.n_components, task.itemsize)
+            for one in candidates
+            if one.init_params == SMALL_EM
+        ),
+        default=0,
+    )
     for one in candidates:
         covariances = 8 * int(np.prod(one.family.covariances_shape(one.n_components, d)))
         drawn = candidate_bytes(d, one.n_components) if one.init_params == METHOD else 0
         # Covariances, factors, inverses, precisions, coefficients and scatters of each restart.
-        total += one.n_init * (8 * covariances + drawn)
+        kept = 0 if one.acceleration is None else accelerator_bytes(one, d)
+        total += one.n_init * (8 * covariances + drawn + kept)
     return total
+
+
+def accelerator_bytes(parameters: FitParameters, n_features: int) -> int:
+    """What the driver keeps of each accelerated restart: pairs, points, candidates."""
+    k, d = parameters.n_components, n_features
+    size = k + k * d + parameters.family.n_parameters(k, d)
+    covariances = int(np.prod(parameters.family.covariances_shape(k, d)))
+    # A pair being added is a copy of them all; points have their mixtures' factors and inverses.
+    return 8 * (4 * n_pairs(size, several=True) * size + 24 * covariances)
 
 
 def start_finders(
@@ -75,8 +96,12 @@ def start_finders(
     known = context.profile.known
     # Rows whose component is known say where the components are, whatever the method.
     seeded = known is not None and len(known.rows) > 0
-    is_parallel = candidates[0].init_params == METHOD and not seeded
-    shared = _Parallel if is_parallel else _Sampled
+    kinds: dict[Any, type[_Sampled | _Parallel | _ShortRuns]] = {
+        METHOD: _Parallel,
+        SMALL_EM: _ShortRuns,
+    }
+    method = candidates[0].init_params
+    shared = kinds.get(method, _Sampled) if isinstance(method, str) and not seeded else _Sampled
     starts = shared(candidates, context, level, seeds, options)
     return [
         [partial(starts.find, i, restart) for restart in range(len(ours))]
@@ -117,6 +142,32 @@ class _Sampled:
                 )
             }
         return mixture_from(self._sample, parameters.family, k, self._latest[key], self._options)
+
+
+class _ShortRuns:
+    """Starts where short runs on the sample have led."""
+
+    def __init__(
+        self,
+        candidates: Sequence[FitParameters],
+        context: Context,
+        level: Level,
+        seeds: Any,
+        options: MaximizationOptions,
+    ) -> None:
+        self._candidates, self._context, self._level = candidates, context, level
+        self._seeds, self._options = seeds, options
+
+    def find(self, candidate: int, restart: int) -> Mixture:
+        parameters = self._candidates[candidate]
+        return small_em_start(
+            self._context.profile,
+            parameters.family,
+            parameters.n_components,
+            level=self._level,
+            options=self._options,
+            seed=self._seeds[candidate][restart],
+        )
 
 
 class _Parallel:

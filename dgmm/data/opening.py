@@ -152,6 +152,13 @@ def _sparse(_source: Any, _options: _Options) -> Dataset:
     )
 
 
+def _lazy_frame(source: Any, _options: _Options) -> Dataset:
+    raise InvalidParameterError(
+        f"cannot read rows from a {type(source).__module__.split('.')[0]} {type(source).__name__}, "
+        "which is a query and no rows yet: pass frame.collect(), or write its rows to a Zarr array"
+    )
+
+
 def _table(source: Any, options: _Options) -> Dataset:
     return open_table(source, options.resident_bytes)
 
@@ -174,7 +181,8 @@ _KINDS: tuple[tuple[Callable[[Any], bool], _Opener], ...] = (
     (lambda source: isinstance(source, np.ndarray | list | tuple), _array),
     (_from_zarr, _zarr),
     (lambda source: hasattr(source, "__dask_graph__"), _dask),
-    (lambda source: hasattr(source, "columns") and hasattr(source, "to_numpy"), _table),
+    (lambda source: hasattr(source, "collect_schema") and hasattr(source, "sink_csv"), _lazy_frame),
+    (lambda source: hasattr(source, "to_numpy") and hasattr(source, "columns"), _table),
     (lambda source: hasattr(source, "toarray") and hasattr(source, "nnz"), _sparse),
     (lambda source: hasattr(source, "__array__"), _array),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dgmm.record import FitRecord, RestartRecord
+from dgmm.record import FitRecord, RestartRecord, kept_restart
 from dgmm.report.charts import Line, Reference, line_chart
 from dgmm.report.wording import decimal
 
@@ -21,7 +21,6 @@ _STATUS = {
     "retired": "retired",
     "halved": "retired as hopeless",
 }
-_OUT = ("retired", "halved")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def convergence_of(model: Any, record: FitRecord | None) -> Convergence | None:
     """Curves of every restart, the one that was kept on top; None if there was no iteration."""
     if record is None or not any(one.lower_bounds for one in record.restarts):
         return None
-    chosen = _chosen(model, record.restarts)
+    chosen = kept_restart(record.restarts, model.lower_bound_)
     # The curve drawn last lies on top of the others.
     order = sorted(range(len(record.restarts)), key=lambda i: i == chosen)
     roles = {i: _role(record.restarts[i], is_chosen=i == chosen) for i in order}
@@ -72,11 +71,11 @@ def convergence_of(model: Any, record: FitRecord | None) -> Convergence | None:
             x_label="iteration",
             y_label="gain, nats per row",
             is_log=True,
-            reference=Reference("tol", model.tol) if model.tol > 0 else None,
+            reference=_reference(model, record),
         ),
         _iterations(kept),
         len(record.restarts),
-        any(one.status in _OUT for one in record.restarts),
+        any(one.was_given_up for one in record.restarts),
     )
 
 
@@ -84,7 +83,7 @@ def restart_rows(model: Any, record: FitRecord | None) -> tuple[RestartRow, ...]
     """Every restart, those that were retired with the reason."""
     if record is None:
         return ()
-    chosen = _chosen(model, record.restarts)
+    chosen = kept_restart(record.restarts, model.lower_bound_)
     return tuple(
         RestartRow(
             index,
@@ -99,18 +98,14 @@ def restart_rows(model: Any, record: FitRecord | None) -> tuple[RestartRow, ...]
     )
 
 
-def _chosen(model: Any, restarts: Sequence[RestartRecord]) -> int | None:
-    bound = float(model.lower_bound_)
-    matches = (
-        i
-        for i, one in enumerate(restarts)
-        if one.status not in _OUT and float(one.lower_bound) == bound
-    )
-    return next(matches, None)
+def _reference(model: Any, record: FitRecord) -> Reference | None:
+    """Where the curve of gains had to come to; an accelerated fit stops by its gap instead."""
+    by_gap = any(one.gap is not None for one in record.restarts)
+    return None if by_gap or model.tol <= 0 else Reference("tol", model.tol)
 
 
 def _role(restart: RestartRecord, *, is_chosen: bool) -> str:
-    if restart.status in _OUT:
+    if restart.was_given_up:
         return "retired"
     return "chosen" if is_chosen else "other"
 

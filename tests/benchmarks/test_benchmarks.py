@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import guard, memory, speed, targets
+from benchmarks import acceleration, guard, memory, sharing, speed, targets
 from benchmarks.__main__ import main
 from benchmarks.grid import QUICK
 from benchmarks.problems import FAMILIES, problem
@@ -26,7 +27,7 @@ MIB = 2**20
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 PLACES = [
     "machine", "targets", "speed", "speed.ratio", "speed.cost", "peers", "scaling", "io", "dask",
-    "dask.rows", "memory", "bits",
+    "dask.rows", "sharing", "memory", "bits",
 ]  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def test_a_system_without_its_interpreter_is_missing() -> None:
         Remote("tgmm", "/no/such/python")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_command_fills_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Compiling takes longer than all the rest.
@@ -116,7 +118,7 @@ def test_the_command_fills_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter")
-    assert text.count("old") == len({"scaling", "dask", "dask.rows", "memory", "bits"})
+    assert text.count("old") == len({"scaling", "dask", "dask.rows", "sharing", "memory", "bits"})
     assert "Not measured: tgmm (/no/such/python does not start" in text
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert list(results["seconds"]) == suites.split(",")
@@ -167,8 +169,9 @@ def test_a_target_looks_at_the_worst_point_and_the_best_column() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_guard_reports_a_ratio_for_every_point() -> None:
-    rows = guard.report(QUICK, ("dgmm", "scikit-learn"))
+    rows = list(guard.report(QUICK, ("dgmm", "scikit-learn")))
     assert len(rows) == len(guard.POINTS)
     assert all(row["rows"] > 0 for row in rows)
 
@@ -187,6 +190,40 @@ def test_every_system_has_a_module() -> None:
         assert isinstance(getattr(namespace, kind), type)
 
 
+def test_shared_passes_read_as_often_as_they_should(tmp_path: Path) -> None:
+    store = sharing.write_store(tmp_path / "x.zarr", 2000, 4)
+    with sharing.uncached(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, ten = sharing.restarts(store, 2)
+        (several,) = sharing.selection(store, 2)
+    for row in (one, ten, several):
+        assert list(row) == ["what", "reads", "seconds", "bound on reads", "bound on seconds"]
+        assert 1.0 <= row["reads"] <= row["bound on reads"]
+        assert row["bound on seconds"] > 0.0
+    assert "10 restarts" in ten["what"]
+
+
 def test_tables_have_a_row_for_each_result() -> None:
     table = markdown([{"a": 1, "b": 0.12345}, {"a": 2, "b": None}])
     assert table.splitlines() == ["| a | b |", "| --- | --- |", "| 1 | 0.123 |", "| 2 |  |"]
+
+
+def test_counts_are_of_passes_until_a_height() -> None:
+    bounds = np.array([-3.0, -2.0, -1.5, -1.0])
+    assert acceleration._count(bounds, -1.5) == 3
+    assert acceleration._count(bounds, 0.0) is None
+    result = {"em": -1.0, "em_counts": [4, 8, 16], "data": "synthetic"}
+    ours = {"computing": -1.0, "computing_counts": [2, 2, 2]}
+    row = acceleration._line("computing", "all", [result | ours] * 2)
+    assert [row[f"× EM to {delta:g}"] for delta in acceleration.DELTAS] == pytest.approx([2, 4, 8])
+    assert row["worse / same / better"] == "0 / 2 / 0"
+
+
+def test_all_methods_solve_a_problem() -> None:
+    small = acceleration.Problem("synthetic", "diag", 2, 3, n_rows=300, separation=2.0)
+    found = acceleration.solve(small)
+    for method in acceleration.METHODS:
+        assert found[method] > found["em"] - 0.05
+        assert found["em_counts"][0] >= 1
+    assert len(acceleration.problems()) >= 60
+    assert {one.family for one in acceleration.problems()} == set(acceleration.FAMILIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,56 @@ def test_nothing_works_before_a_fit() -> None:
 
 def test_a_constant_column_fits_and_is_reported() -> None:
     x = np.column_stack([X, np.full(len(X), 7.0)])
-    model = dgmm.GaussianMixture(2, random_state=0).fit(x)
+    with pytest.warns(dgmm.ConstantFeatureWarning, match=r"column 3 \(7\) is constant"):
+        model = dgmm.GaussianMixture(2, random_state=0).fit(x)
     assert any("feature 3 is constant (7)" in note for note in model.record_.notes)
     np.testing.assert_allclose(model.covariances_[:, 3, 3], 1e-6, rtol=1e-3)
     np.testing.assert_allclose(model.means_[:, 3], 7.0)
 
 
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda model, x: model.fit(x),
+        lambda model, x: model.fit_predict(x),
+        lambda model, x: model.fit(x, sample_weight=np.ones(len(x))),
+        lambda _, x: dgmm.select_model(x, [1, 2], n_init=3, random_state=0),
+    ],
+    ids=["fit", "fit_predict", "weighted", "select_model"],
+)
+def test_constant_columns_are_warned_of_once_at_the_callers_line(fit) -> None:
+    x = np.column_stack([X, np.full((len(X), 2), 7.0)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(dgmm.GaussianMixture(2, n_init=3, random_state=0), Frame(x))
+    (warning,) = caught
+    assert warning.category is dgmm.ConstantFeatureWarning
+    assert issubclass(warning.category, UserWarning)
+    assert warning.filename == __file__
+    assert "columns 'd' (7), 'e' (7) are constant" in str(warning.message)
+    assert "covariance_floor" in str(warning.message)
+
+
+class Frame:
+    """As much of a data frame as it takes."""
+
+    def __init__(self, values) -> None:
+        self.columns, self._values = list("abcde")[: values.shape[1]], values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def to_numpy(self):
+        return self._values
+
+
+def test_many_constant_columns_are_not_all_listed() -> None:
+    x = np.column_stack([X, np.full((len(X), 10), 7.0)])
+    with pytest.warns(dgmm.DgmmWarning, match=r"10 \(7\) and 2 more are constant"):
+        dgmm.GaussianMixture(2, random_state=0).fit(x)
+
+
+@pytest.mark.filterwarnings("ignore::dgmm.ConstantFeatureWarning")
 def test_a_constant_column_without_a_floor_retires_every_restart() -> None:
     x = np.column_stack([X, np.full(len(X), 7.0)])
     with pytest.raises(

@@ -27,7 +27,7 @@ THEIRS = FAMILIES[:4]
 ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
 
 
-@parametrize_with_checks([dgmm.GaussianMixture(), dgmm.GaussianMixture(covariance_type="diag")])
+@parametrize_with_checks([dgmm.GaussianMixture(covariance_type=family) for family in FAMILIES])
 def test_its_checks_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from sklearn.mixture import GaussianMixture as Reference
 
@@ -27,14 +30,15 @@ class Table:
 
 
 def _pandas(values: np.ndarray, columns: list[Any]) -> Any:
-    return pytest.importorskip("pandas").DataFrame(values, columns=columns)
+    return pd.DataFrame(values, columns=columns)
 
 
 def _polars(values: np.ndarray, columns: list[Any]) -> Any:
-    return pytest.importorskip("polars").DataFrame(values, schema=columns)
+    return pl.DataFrame(values, schema=columns)
 
 
 MAKERS = [Table, _pandas, _polars]
+FRAMES = [_pandas, _polars]
 Maker = Callable[[np.ndarray, list[Any]], Any]
 
 
@@ -50,6 +54,7 @@ def test_names_are_kept_and_the_same_names_pass(make: Maker) -> None:
             model.predict(table), dgmm.GaussianMixture(2, random_state=0).fit(X).predict(X)
         )
         model.partial_fit(table)
+    assert model.mixture_.feature_names == tuple(NAMES)
     assert not hasattr(model.fit(X), "feature_names_in_")
 
 
@@ -108,11 +113,76 @@ def test_a_column_of_text_is_named() -> None:
 
 
 def test_tables_of_mixed_numbers_fit() -> None:
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"i": np.arange(50), "f": X[:50, 0], "b": X[:50, 1] > 0})
+    table = pd.DataFrame({"i": np.arange(50), "f": X[:50, 0], "b": X[:50, 1] > 0})
     assert dgmm.GaussianMixture().fit(table).n_features_in_ == 3
     table["i"] = table["i"].astype("Int64")
     assert dgmm.GaussianMixture().fit(table).n_features_in_ == 3
-    table.loc[3, "i"] = pandas.NA
+    table.loc[3, "i"] = pd.NA
     with pytest.raises((dgmm.InvalidDtypeError, dgmm.InvalidDataError), match="row 3"):
         dgmm.GaussianMixture().fit(table)
+
+
+# --------------------------------------------------------------- frames, all that takes rows
+
+
+# Frames hold columns, arrays rows: products round differently in the last place.
+@pytest.mark.parametrize("make", FRAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_a_frame_gives_what_its_array_gives(make: Maker, dtype: str) -> None:
+    x, close = (100 * X).astype(dtype), 1e-4 if dtype == "float32" else 1e-9
+    frame, model = make(x, NAMES), dgmm.GaussianMixture(2, random_state=0)
+    named, plain = model.fit(frame), dgmm.GaussianMixture(2, random_state=0).fit(x)
+    assert named.means_.dtype == plain.means_.dtype
+    for name in ("means_", "covariances_", "weights_"):
+        np.testing.assert_allclose(getattr(named, name), getattr(plain, name), rtol=close)
+    for name in ("predict", "predict_proba", "score_samples", "score", "bic", "aic"):
+        found = getattr(named, name)(frame)
+        assert type(found) is type(getattr(plain, name)(x))
+        np.testing.assert_allclose(found, getattr(plain, name)(x), rtol=close, atol=close)
+    batches = [dgmm.GaussianMixture(2, random_state=0) for _ in range(2)]
+    for part in np.array_split(x, 2):
+        batches[0].partial_fit(make(part, NAMES))
+        batches[1].partial_fit(part)
+    np.testing.assert_allclose(batches[0].means_, batches[1].means_, rtol=close)
+
+
+@pytest.mark.parametrize("make", FRAMES)
+def test_a_selection_keeps_the_names(make: Maker, tmp_path: Path) -> None:
+    found = dgmm.select_model(make(X, NAMES), [1, 2], random_state=0)
+    plain = dgmm.select_model(X, [1, 2], random_state=0)
+    assert [row.bic for row in found.table] == pytest.approx([row.bic for row in plain.table])
+    best = found.best_
+    assert best.feature_names_in_.tolist() == NAMES
+    assert best.mixture_.marginal(["c", "a"]).feature_names == ("c", "a")
+    with pytest.raises(dgmm.InvalidDataError, match="feature names should match"):
+        best.predict(make(X, ["c", "b", "a"]))
+    best.save(tmp_path / "m.safetensors")
+    loaded = dgmm.GaussianMixture.load(tmp_path / "m.safetensors")
+    assert loaded.mixture_.feature_names == tuple(NAMES)
+
+
+@pytest.mark.parametrize("make", FRAMES)
+def test_weights_and_labels_are_columns_of_frames(make: Maker) -> None:
+    weight, labels = np.arange(200) % 3, np.where(np.arange(200) < 40, np.arange(200) % 2, -1)
+    expected = dgmm.GaussianMixture(2, random_state=0).fit(X, sample_weight=weight, labels=labels)
+    beside = make(np.column_stack([weight, labels]), ["w", "l"])
+    found = dgmm.GaussianMixture(2, random_state=0)
+    found.fit(make(X, NAMES), sample_weight=beside["w"], labels=beside["l"])
+    np.testing.assert_allclose(found.means_, expected.means_)
+    within = make(np.column_stack([X, weight]), [*NAMES, "w"])
+    found = dgmm.GaussianMixture(2, random_state=0).fit(within, sample_weight="w", labels=labels)
+    np.testing.assert_allclose(found.means_, expected.means_)
+    assert found.feature_names_in_.tolist() == NAMES
+
+
+def test_missing_values_of_polars_are_named() -> None:
+    frame = pl.DataFrame({"a": [1, 2, None], "b": [1.0, 2.0, 3.0]})
+    with pytest.raises(dgmm.InvalidDataError, match="row 2, feature 0 is nan"):
+        dgmm.GaussianMixture().fit(frame)
+
+
+def test_a_query_is_no_frame_yet() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(dgmm.InvalidParameterError, match=r"polars LazyFrame.*collect\(\)"):
+            dgmm.GaussianMixture().fit(_polars(X, NAMES).lazy())

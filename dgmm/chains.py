@@ -1,0 +1,105 @@
+"""One restart on its way: where it is, how it got there, and which of them is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dgmm.acceleration import AccelerationState
+from dgmm.errors import SingularMixtureError
+from dgmm.guard import Level
+from dgmm.mixture import Mixture
+from dgmm.record import RestartRecord
+
+__all__ = ["ILL_DEFINED", "Chain", "best_chain"]
+
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical "
+    "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
+    "number of components, increase reg_covar, or scale the input data."
+)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One restart: where it is and how it got there.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    level : Level
+        The fastest kernel that it may still use: it never goes back, once warm.
+    lower_bound : float
+        Of the last iteration, per row: the log-likelihood, and with priors the log posterior.
+    lower_bounds : tuple of float
+    status : {"running", "converged", "max_iter", "retired", "halved"}
+    reason : str
+        Why it retired or was halved away.
+    empty : frozenset of int
+        Components that were without rows at some iteration.
+    safest : Level or None
+        The safest kernel that was used; None before the first iteration.
+    log_likelihood : float
+        Of the last iteration, per row, without priors.
+    name : str
+        How messages call it; by default ``restart`` and its position.
+    best : tuple of (float, float, Mixture), optional
+        The highest lower bound, and the log-likelihood and the mixture that go with it, where the
+        algorithm returns that one.
+    acceleration : AccelerationState, optional
+        What an accelerator knows of the chain; ``mixture`` is then the image of its base.
+    """
+
+    mixture: Mixture
+    level: Level
+    lower_bound: float = -np.inf
+    lower_bounds: tuple[float, ...] = ()
+    status: str = "running"
+    reason: str = ""
+    empty: frozenset[int] = field(default_factory=frozenset)
+    safest: Level | None = None
+    log_likelihood: float = -np.inf
+    name: str = ""
+    best: tuple[float, float, Mixture] | None = None
+    acceleration: AccelerationState | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def record(self) -> RestartRecord:
+        state = self.acceleration
+        return RestartRecord(
+            status=self.status,
+            n_iter=len(self.lower_bounds),
+            lower_bound=self.lower_bound,
+            lower_bounds=self.lower_bounds,
+            kernel=(self.level if self.safest is None else self.safest).name.lower(),
+            reason=self.reason,
+            log_likelihood=self.log_likelihood,
+            evaluations=len(self.lower_bounds) if state is None else state.evaluations,
+            gap=None if state is None else state.gap,
+        )
+
+
+def best_chain(chains: Sequence[Chain]) -> Chain:
+    """The restart with the highest lower bound among those that did not retire.
+
+    One that was halved away wins only if all that stayed retired.
+
+    Raises
+    ------
+    SingularMixtureError
+        If all did.
+    """
+    live = [chain for chain in chains if chain.status != "retired"]
+    if not live:
+        reasons = "; ".join(f"restart {i}: {chain.reason}" for i, chain in enumerate(chains))
+        raise SingularMixtureError(
+            f"{ILL_DEFINED} Priors (dgmm.suggest_priors) or a covariance_floor keep covariances "
+            f"definite too. All {len(chains)} restarts retired: {reasons}"
+        )
+    return max(live, key=lambda chain: (chain.status != "halved", chain.lower_bound))
