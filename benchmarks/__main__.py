@@ -66,6 +66,7 @@ def main(
     """Run suites (all by default), one after the other, in this one run."""
     out.mkdir(parents=True, exist_ok=True)
     assert size is None or size in get_args(Size)
+    machine.describe()  # the load before anything else is done
     settings = Settings(size or "default", out, peers_python)  # type: ignore[arg-type]
     found: dict[str, Table] = {}
     seconds: dict[str, float] = {}

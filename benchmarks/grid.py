@@ -77,7 +77,7 @@ class Plan:
 
 
 CAREFUL = Plan(0.2, 32_768, Budget(0.2, rounds=3), 4.0)
-BRIEF = Plan(0.04, 16_384, Budget(0.05, rounds=2), 1.6)
+BRIEF = Plan(0.04, 16_384, Budget(0.05, rounds=2), 1.0)
 WARM = Plan(0.0, 0, Budget(0.5, rounds=4), 60.0)
 QUICK = Plan(0.0, 600, Budget(0.004, rounds=1, most=2), 4.0, 256)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
 import tempfile
 import time
@@ -23,7 +25,7 @@ DTYPES = ("float64", "float32")
 
 def run(settings: Settings) -> list[Table]:
     """The rates that all other numbers are held against."""
-    rows = []
+    rows, facts = [], describe_line()
     size, repeats = settings.pick((256, 2), (2048, 15))
     with tempfile.TemporaryDirectory() as folder:
         for dtype in DTYPES:
@@ -36,11 +38,12 @@ def run(settings: Settings) -> list[Table]:
                 "memory, GB/s": memory_rate(dtype, settings.pick(32, 512) * MIB) / 1e9,
                 "Zarr from the page cache, GB/s": n_bytes / seconds / 1e9,
             })  # fmt: skip
-    return [Table("machine", "What this machine can do, on all its cores", rows, describe_line())]
+    return [Table("machine", "What this machine can do, on all its cores", rows, facts)]
 
 
+@functools.cache
 def describe() -> dict[str, Any]:
-    """Facts about this machine that explain its numbers."""
+    """Facts about this machine that explain its numbers, as they are when this is first called."""
     blas = {
         (one["internal_api"], one["version"], one.get("architecture"))
         for one in threadpool_info()
@@ -49,6 +52,7 @@ def describe() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": cores(),
+        "load": round(os.getloadavg()[0], 2),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -67,7 +71,8 @@ def describe_line() -> str:
         f"{one['library']} {one['version']} ({one['kernels']} kernels)" for one in facts["blas"]
     )
     return (
-        f"{facts['cores']} cores of: {facts['processor']}. Python {facts['python']}, {packages}. "
+        f"{facts['cores']} cores of: {facts['processor']}, load {facts['load']} when this began. "
+        f"Python {facts['python']}, {packages}. "
         f"BLAS: {blas}."
     )
 
