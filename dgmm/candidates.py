@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.data.dataset import Dataset
+from dgmm.data.skipping import check_skipped
 from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
 from dgmm.engine.base import Session
 from dgmm.engine.blas import single_threaded_blas
@@ -96,6 +97,7 @@ def fit_candidates(
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
+        check_skipped(dataset, profile.skipped)
         _check_enough(profile, parameters, split)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))

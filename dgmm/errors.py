@@ -11,6 +11,7 @@
     ├── SourceError             (OSError)       a source that cannot be opened or read
     │   ├── MissingChunkError                   a chunk that was never written
     │   ├── DamagedBlockError                   a block whose bytes do not pass their check
+    │   ├── DataChangedError                    a block that was rewritten after it was opened
     │   └── StoreUnavailableError               no network, credentials, permission or space
     ├── ModelFileError          (ValueError)    a model file truncated, altered or too new
     ├── MemoryLimitError        (MemoryError)   the projected memory exceeds the limit
@@ -26,7 +27,8 @@ A message says what went wrong, where (block, row, component), the value seen an
 Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserWarning``)::
 
     DgmmWarning
-    └── ConstantFeatureWarning      a column holds one value throughout
+    ├── ConstantFeatureWarning      a column holds one value throughout
+    └── EmptyComponentWarning       a component was left without rows
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ __all__ = [
     "ComplexDataError",
     "ConstantFeatureWarning",
     "DamagedBlockError",
+    "DataChangedError",
     "DgmmError",
     "DgmmWarning",
+    "EmptyComponentWarning",
     "EngineError",
     "InvalidDataError",
     "InvalidDtypeError",
@@ -87,6 +91,13 @@ class DamagedBlockError(SourceError):
     """A block's bytes do not pass their checksum or cannot be decoded."""
 
 
+class DataChangedError(SourceError):
+    """A source is not the one that was opened: a file was replaced, rewritten, cut off or removed.
+
+    What was computed from it so far is given up: it would be a result of two sets of data.
+    """
+
+
 class StoreUnavailableError(SourceError):
     """A store could not be reached, or refused: the same call may succeed later.
 
@@ -116,3 +127,7 @@ class DgmmWarning(UserWarning):
 
 class ConstantFeatureWarning(DgmmWarning):
     """A column holds one value throughout, so that its variance is what regularises it."""
+
+
+class EmptyComponentWarning(DgmmWarning):
+    """A component was left without rows: what no prior determines of it stayed as it was."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,18 @@ from dgmm.acceleration.regime import operations_per_byte, schedule_of
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
+from dgmm.data.skipping import check_skipped
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import ConstantFeatureWarning, InvalidDataError, InvalidParameterError
+from dgmm.errors import (
+    ConstantFeatureWarning,
+    EmptyComponentWarning,
+    InvalidDataError,
+    InvalidParameterError,
+)
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.halving import halving_of
@@ -30,17 +36,20 @@ from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
+from dgmm.steady import SteadySession
 from dgmm.variants import Algorithm
 
 __all__ = [
     "FitOutcome",
     "accelerator_for",
+    "emptied",
     "first_level",
     "fit_dataset",
     "open_rows",
     "plan_maximization",
     "profile_task",
     "warn_of_constants",
+    "warn_of_empty",
 ]
 
 Emit = Callable[[FitEvent], None]
@@ -77,6 +86,8 @@ class FitOutcome:
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
             notes=_notes(self.profile, self.chains),
+            skipped_rows=self.profile.skipped.rows,
+            skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
             acceleration=self.acceleration,
         )
 
@@ -131,10 +142,14 @@ def fit_dataset(
     device = parameters.device_for(dataset.n_rows)
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
+        check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
+        steady: Any = session
+        if dataset.skipping is not None:
+            steady = SteadySession(session, profile.n_rows)
+        context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
         chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
@@ -156,6 +171,7 @@ def fit_dataset(
         ):
             on_event(event)
         winner = best_chain(chains)
+        warn_of_empty(emptied(winner))
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
         return FitOutcome(
             chain=winner,
@@ -277,6 +293,28 @@ def warn_of_constants(profile: Profile, dataset: Dataset) -> None:
     )
 
 
+def emptied(chain: Chain) -> frozenset[int]:
+    """Components of the mixture that a chain ends in that were left without rows."""
+    if chain.best is None:
+        return chain.empty
+    # The iterate that is kept may be from before.
+    return frozenset(k for k in chain.empty if chain.mixture.weights[k] == 0.0)
+
+
+def warn_of_empty(components: Collection[int]) -> None:
+    """Warn of components of the result that were left without rows."""
+    if not components:
+        return
+    names = ", ".join(str(k) for k in sorted(components))
+    several = len(components) > 1
+    warn_user(
+        f"component{'s' * several} {names} {'were' if several else 'was'} without rows: what no "
+        "prior determines stayed as it was, and the weight may be 0; lower n_components, start "
+        "elsewhere (init_params, n_init) or set weight_concentration_prior above 1",
+        EmptyComponentWarning,
+    )
+
+
 def _starts(
     estimator: Any,
     parameters: FitParameters,
@@ -322,6 +360,8 @@ def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
         f"feature {i} is constant ({profile.least[i]:g}): the fit gives it what variance it has"
         for i in profile.constant_features
     ]
+    if profile.skipped.rows:
+        notes.append(f"skipped: {profile.skipped}")
     for i, chain in enumerate(chains):
         if chain.empty:
             names = ", ".join(str(k) for k in sorted(chain.empty))

@@ -16,8 +16,9 @@ from dgmm.covariance import family_of
 from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
-from dgmm.fitting import open_rows
+from dgmm.fitting import emptied, open_rows, warn_of_empty
 from dgmm.notices import warn_user
+from dgmm.parameters import check_parameters
 from dgmm.plotting import plot_criterion
 
 __all__ = [
@@ -212,6 +213,11 @@ def select_model(
     >>> found.best_.n_components
     2
     """
+    if "covariance_type" in options:
+        raise InvalidParameterError(
+            f"select_model has no covariance_type={options['covariance_type']!r}; its families are "
+            "named by covariance_types, one or several"
+        )
     try:
         template = GaussianMixture(n_init=n_init, random_state=random_state, **options)
     except TypeError as error:
@@ -240,8 +246,10 @@ def run_selection(
     """:func:`select_model` with an estimator that carries the options and follows the events."""
     started = time.perf_counter()
     _check(template, criterion, holdout)
-    dataset = open_rows(X, sample_weight)
     estimators = _estimators(template, n_components, covariance_types)
+    for one in estimators:
+        check_parameters(one)
+    dataset = open_rows(X, sample_weight)
     for one in estimators:
         one._check_rows(dataset)
     candidates = fit_candidates(
@@ -255,6 +263,7 @@ def run_selection(
     chosen = candidates[_best(rows, criterion)]
     assert chosen.outcome is not None
     best: GaussianMixture = chosen.estimator
+    warn_of_empty(emptied(chosen.outcome.chain))
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
     if not best.converged_ and best.max_iter > 0:
         warn_user(
@@ -263,11 +272,12 @@ def run_selection(
     return Selection(best, SelectionTable(rows), criterion)
 
 
-def _check(template: GaussianMixture, criterion: str, holdout: float) -> None:
-    if criterion not in CRITERIA:
+def _check(template: GaussianMixture, criterion: Any, holdout: Any) -> None:
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
         known = ", ".join(repr(name) for name in CRITERIA)
         raise InvalidParameterError(f"criterion={criterion!r} is not known; use one of {known}")
-    if not 0.0 < holdout < 1.0:
+    is_real = isinstance(holdout, float | int | np.floating)
+    if not is_real or not 0.0 < holdout < 1.0:
         raise InvalidParameterError(f"holdout={holdout!r}; it must lie between 0 and 1")
     if template.warm_start:
         raise InvalidParameterError("warm_start=True: candidates have nothing to start from")
@@ -279,8 +289,8 @@ def _estimators(
     covariance_types: str | Iterable[str],
 ) -> list[GaussianMixture]:
     """One for each number of components and family, families side by side."""
-    counts = n_components if isinstance(n_components, Iterable) else [n_components]
-    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
+    counts: Any = n_components if _is_collection(n_components) else [n_components]
+    names: Any = covariance_types if _is_collection(covariance_types) else [covariance_types]
     families = list(dict.fromkeys(family_of(name).name for name in names))
     common = template.get_params(deep=False)
     made = [
@@ -291,6 +301,10 @@ def _estimators(
     if not made:
         raise InvalidParameterError("no candidates: n_components or covariance_types is empty")
     return made
+
+
+def _is_collection(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
 def _order(candidate: Candidate, estimators: list[GaussianMixture]) -> tuple[int, int]:

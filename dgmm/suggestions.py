@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.data.skipping import check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError
@@ -22,7 +23,7 @@ _SHRINKAGE = 0.01
 
 def suggest_priors(
     X: Any,
-    n_components: int,
+    n_components: int = 1,
     covariance_type: str = "full",
     *,
     engine: Any = None,
@@ -40,8 +41,8 @@ def suggest_priors(
     ----------
     X : array-like, Dask array, Zarr array, path or URL, or Dataset
         Shape (n_rows, n_features); read once.
-    n_components : int
-        K of the mixture to fit.
+    n_components : int, default=1
+        K of the mixture to fit: the more components, the smaller Ψ.
     covariance_type : str, default="full"
     engine, memory_limit : optional
         As in :class:`~dgmm.GaussianMixture`.
@@ -103,7 +104,9 @@ def _profile(X: Any, family: CovarianceFamily, engine: Any, memory_limit: int | 
         single_threaded_blas(),
         runner.session(dataset, memory_limit=memory_limit, reserved_bytes=task.sample_bytes) as run,
     ):
-        return run.run(task).total
+        profile = run.run(task).total
+        check_skipped(dataset, profile.skipped)
+        return profile
 
 
 def _scale(profile: Profile, family: CovarianceFamily) -> Any:

@@ -10,15 +10,15 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
 
-from dgmm.errors import ConstantFeatureWarning
+from dgmm.errors import ConstantFeatureWarning, EmptyComponentWarning
 
-__all__ = ["print_json", "print_line", "redact", "strict", "warnings_as_lines"]
+__all__ = ["print_json", "print_line", "redact", "skipped", "strict", "warnings_as_lines"]
 
 # s3://key:secret@bucket/rows.zarr?token=... A secret pasted as it is may itself hold "/", "@" or
 # "?", so after a colon everything up to the last "@" goes.
@@ -29,6 +29,13 @@ _QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
 def redact(text: str) -> str:
     """A text without the users, passwords, queries and fragments of the URLs in it."""
     return _QUERY.sub(r"\1", _USER.sub("", text))
+
+
+def skipped(rows: int, blocks: Sequence[str] = ()) -> dict[str, Any]:
+    """What the JSON line says of rows that were left out; nothing where none was."""
+    if not rows:
+        return {}
+    return {"skipped_rows": rows, **({"skipped_blocks": [*map(redact, blocks)]} if blocks else {})}
 
 
 def strict(value: Any) -> Any:
@@ -58,7 +65,8 @@ def print_line(text: str) -> None:
 def warnings_as_lines(reworded: Callable[[str], str] = str) -> Iterator[None]:
     """Show Python warnings as a line each, without the source line that gave them.
 
-    ``reworded`` is applied to each. Constant columns are among the notes on a fit already.
+    ``reworded`` is applied to each. Constant columns and empty components are among the notes on a
+    fit already.
     """
 
     def show(
@@ -73,6 +81,7 @@ def warnings_as_lines(reworded: Callable[[str], str] = str) -> Iterator[None]:
         print(redact(f"dgmm: warning: {reworded(str(message))}"), file=file or sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        for category in (ConstantFeatureWarning, EmptyComponentWarning):
+            warnings.simplefilter("ignore", category)
         warnings.showwarning = show
         yield

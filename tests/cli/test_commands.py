@@ -89,12 +89,14 @@ def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
 def test_fit_hands_variants_and_priors_on(dgmm, rows, stub, tmp_path) -> None:
     run = dgmm(
         "fit", rows, "-k", 3, "--algorithm", "sem", "--annealing", "4,2", "--covariance-floor", 0.1,
+        "--acceleration", "auto",
         "--weight-concentration-prior", 1.5, "--mean-prior", "0,-2", "--mean-precision-prior", 0.01,
         "--covariance-prior", 2, "--degrees-of-freedom-prior", 4, "--out", tmp_path / "m",
     )  # fmt: skip
     assert run.code == 0, run.err
     expected = {
         "algorithm": "sem",
+        "acceleration": "auto",
         "annealing": [4.0, 2.0],
         "covariance_floor": 0.1,
         "weight_concentration_prior": 1.5,
@@ -320,9 +322,10 @@ def test_an_unreachable_scheduler_is_worth_another_try(
     assert "secret" not in run.err
 
 
-def test_constant_columns_are_told_of_once(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("category", [errors.ConstantFeatureWarning, errors.EmptyComponentWarning])
+def test_what_is_a_note_is_told_of_once(dgmm, rows, stub, tmp_path, monkeypatch, category) -> None:
     def warn(path: Path) -> Path:
-        warnings.warn("column 1 is constant", errors.ConstantFeatureWarning, stacklevel=1)
+        warnings.warn("column 1 is constant", category, stacklevel=1)
         warnings.warn("increase max_iter", UserWarning, stacklevel=1)
         return path
 

@@ -199,6 +199,8 @@ def fit_weighted(path: str, limit: int) -> dict[str, Any]:
                 max_iter=1,
                 random_state=0,
                 engine=DaskEngine(client),
+                # What compiling loops takes is another matter.
+                device="cpu",
                 memory_limit=limit,
             )
             with warnings.catch_warnings():

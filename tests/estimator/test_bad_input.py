@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 import dgmm
+from dgmm.covariance import family_names
 
 X = np.random.default_rng(0).normal(size=(300, 3))
 
@@ -128,6 +129,50 @@ def test_a_constant_column_fits_and_is_reported() -> None:
     assert any("feature 3 is constant (7)" in note for note in model.record_.notes)
     np.testing.assert_allclose(model.covariances_[:, 3, 3], 1e-6, rtol=1e-3)
     np.testing.assert_allclose(model.means_[:, 3], 7.0)
+
+
+FAR = {"weights_init": [0.5, 0.4, 0.1], "means_init": [[0.0] * 3, [1.0] * 3, [1e3] * 3]}
+
+
+@pytest.mark.parametrize("family", family_names())
+@pytest.mark.parametrize("options", [{}, {"algorithm": "cem"}, {"acceleration": "reading"}])
+def test_a_component_without_rows_is_warned_of(family: str, options: dict[str, Any]) -> None:
+    model = dgmm.GaussianMixture(3, covariance_type=family, random_state=0, **FAR, **options)
+    with pytest.warns(dgmm.EmptyComponentWarning, match="2 w(as|ere) without rows"):
+        model.fit(X)
+    assert model.weights_[2] == 0.0
+    assert any("2 were without rows" in note for note in model.record_.notes)
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_a_batch_that_empties_a_component_is_warned_of_once(family: str) -> None:
+    model = dgmm.GaussianMixture(3, covariance_type=family, random_state=0, **FAR)
+    with pytest.warns(dgmm.EmptyComponentWarning, match="component 2 was without rows"):
+        model.partial_fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", dgmm.EmptyComponentWarning)
+        model.partial_fit(X)
+    assert model.weights_[2] == 0.0
+
+
+def test_a_selected_mixture_with_an_empty_component_is_warned_of() -> None:
+    def apart(sample: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+        return np.full((n_components, 3), 1e3) * np.arange(n_components)[:, None]
+
+    with pytest.warns(dgmm.EmptyComponentWarning, match="components 1, 2 were without rows"):
+        dgmm.select_model(X, 3, covariance_types="diag", init_params=apart, random_state=0)
+
+
+def test_stochastic_em_warns_of_the_mixture_that_it_returns() -> None:
+    # Two components on one cluster: the smaller dies out after the likeliest iterate.
+    x = np.random.default_rng(1).normal(size=(40, 1))
+    start = {"weights_init": [0.9, 0.1], "means_init": [[0.0], [1.0]], "random_state": 2}
+    model = dgmm.GaussianMixture(2, algorithm="sem", max_iter=60, reg_covar=0.1, **start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", dgmm.EmptyComponentWarning)
+        model.fit(x)
+    assert model.weights_.min() > 0.0
+    assert any("were without rows" in note for note in model.record_.notes)
 
 
 @pytest.mark.parametrize(
