@@ -27,8 +27,10 @@ def check_outputs(options: Mapping[str, Any]) -> None:
     outputs = {f"--{name}": options[name] for name in ("out", "report") if options.get(name)}
     for flag, place in outputs.items():
         for name in _INPUTS:
-            if options.get(name) is not None and covers(place, options[name]):
-                shown = redact(str(options[name]))
+            given = options.get(name)
+            # The number of a column is no place.
+            if isinstance(given, str | Path) and covers(place, given):
+                shown = redact(str(given))
                 raise click.UsageError(
                     f"{flag} would overwrite {shown}, which is read; name another file"
                 )
