@@ -47,8 +47,8 @@ def weight_option(command: F) -> F:
             "--sample-weight",
             type=column_or_place,
             metavar="COLUMN|PATH",
-            help="A weight for each row: a column of DATA by number or name (then no feature), a .npy "
-            "file or a Zarr array (path or URL).",
+            help="A weight for each row: a column of DATA by number or name (then no feature), a "
+            ".npy file or a Zarr array (path or URL).",
         ),
     )
 
