@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from dgmm.engine.dask import DaskEngine
     from dgmm.engine.local import LocalEngine
     from dgmm.errors import (
+        CheckpointError,
+        CheckpointMismatchError,
         ComplexDataError,
         DamagedBlockError,
         DgmmError,
         EngineError,
+        FitStoppedError,
         InvalidDataError,
         InvalidDtypeError,
         InvalidParameterError,
@@ -36,11 +39,14 @@ if TYPE_CHECKING:
     from dgmm.suggestions import suggest_priors
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointMismatchError",
     "ComplexDataError",
     "DamagedBlockError",
     "DaskEngine",
     "DgmmError",
     "EngineError",
+    "FitStoppedError",
     "GaussianMixture",
     "InvalidDataError",
     "InvalidDtypeError",
