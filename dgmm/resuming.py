@@ -146,6 +146,7 @@ class FitCheckpoints:
         self._found = self._look(resume)
         self._notes: list[str] = []
         self._identity: dict[str, Any] = {}
+        self._failing = False
 
     @property
     def chains(self) -> list[Chain] | None:
@@ -332,8 +333,14 @@ class FitCheckpoints:
         if last or schedule.is_due(iteration):
             try:
                 write(iteration)
+                self._failing = False
             except SourceError as error:
-                self._say(f"no checkpoint of iteration {iteration}, and the fit goes on: {error}")
+                # Once for a disk that stays full for days.
+                if not self._failing:
+                    self._say(
+                        f"no checkpoint of iteration {iteration}, and the fit goes on: {error}"
+                    )
+                self._failing = True
 
     def _end_if_asked(self, iteration: int) -> None:
         if self._stop.reason:

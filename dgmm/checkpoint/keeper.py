@@ -55,6 +55,11 @@ class Checkpoints:
                 f"checkpoint={self.place!r}; it must be a path, a URL or a "
                 "dgmm.checkpoint.Checkpoints"
             ) from error
+        if location.path is not None and not location.path.is_absolute():
+            # "memory://" alone, say, whose slashes are gone by now.
+            raise InvalidParameterError(
+                f"checkpoint={self.place!r} names no prefix; checkpoints need one of their own"
+            )
         return Keeper(place_at(location), self.keep)
 
 

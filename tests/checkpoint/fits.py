@@ -49,10 +49,11 @@ def same_bits(one: dgmm.GaussianMixture, other: dgmm.GaussianMixture) -> None:
     assert one.lower_bounds_ == other.lower_bounds_
     assert one.lower_bound_ == other.lower_bound_
     assert (one.converged_, one.n_iter_) == (other.converged_, other.n_iter_)
-    effort = dict.fromkeys(
+    effort: dict[str, Any] = dict.fromkeys(
         ("passes", "block_reads", "bytes_read", "nodes_received", "peak_memory"), 0
     )
-    records = [replace(gm.record_, **effort, seconds=0.0, notes=()) for gm in (one, other)]
+    effort |= {"seconds": 0.0, "engine": "", "notes": ()}
+    records = [replace(gm.record_, **effort) for gm in (one, other)]
     assert records[0] == records[1]
     notes = [
         [note for note in gm.record_.notes if "resumed" not in note and "checkpoint" not in note]
