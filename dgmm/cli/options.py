@@ -17,6 +17,7 @@ __all__ = [
     "Talk",
     "check_out",
     "check_parent",
+    "checkpoint_options",
     "data_options",
     "engine_options",
     "estimator_options",
@@ -158,6 +159,46 @@ def estimator_options(command: F) -> F:
             "small_em.",
         ),
         click.option("--dtype", help="float32 or float64; by default that of the data."),
+    )
+
+
+def interval(value: str) -> int | str:
+    """Iterations, or a time, between two checkpoints; a type for click."""
+    from dgmm.checkpoint import Interval
+
+    given = int(value) if value.strip().isdecimal() else value
+    try:
+        Interval.of(given, "it")
+    except InvalidParameterError as error:
+        raise click.BadParameter(str(error)) from error
+    return given
+
+
+def checkpoint_options(command: F) -> F:
+    """What a fit keeps of its state, and whether it goes on from it."""
+    return _with(
+        command,
+        click.option(
+            "--checkpoint",
+            metavar="DIR",
+            help="A directory or URL for checkpoints of this fit. SIGTERM, SIGINT and SIGUSR1 then "
+            "finish the iteration and end with code 75; the same command goes on.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            type=interval,
+            default="60s",
+            show_default=True,
+            metavar="N|TIME",
+            help="Iterations (10) or time (30s, 5min, 1h) between two checkpoints.",
+        ),
+        click.option(
+            "--resume",
+            type=click.Choice(["auto", "never", "must"]),
+            default="auto",
+            show_default=True,
+            help="Go on from the newest checkpoint: if there is one, not at all, or only so.",
+        ),
     )
 
 
