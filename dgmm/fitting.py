@@ -163,11 +163,9 @@ def fit_dataset(
         for event in kept.watch(
             events,
             chains,
-            entropy=entropy,
             max_iter=parameters.max_iter,
-            effort=lambda earlier, seconds: earlier.with_run(
-                session.counters, seconds, meter.peak()
-            ),
+            counters=session.counters,
+            peak=meter.peak,
         ):
             on_event(event)
         winner = best_chain(chains)

@@ -35,6 +35,7 @@ from dgmm.checkpoint.identity import (
 from dgmm.checkpoint.surroundings import surroundings
 from dgmm.data.dataset import Dataset
 from dgmm.em import Chain
+from dgmm.engine.base import Counters
 from dgmm.errors import (
     CheckpointError,
     CheckpointMismatchError,
@@ -146,6 +147,7 @@ class FitCheckpoints:
         self._found = self._look(resume)
         self._notes: list[str] = []
         self._identity: dict[str, Any] = {}
+        self._entropy = 0
         self._failing = False
 
     @property
@@ -201,7 +203,8 @@ class FitCheckpoints:
             If the checkpoint is of another seed, or past ``max_iter``.
         """
         if self._found is None:
-            return draw()
+            self._entropy = draw()
+            return self._entropy
         state, wrong = self._found.state, []
         if isinstance(random_state, int | np.integer) and int(random_state) != state.entropy:
             wrong.append(f"random_state was {state.entropy} and is {int(random_state)}")
@@ -211,7 +214,8 @@ class FitCheckpoints:
                 "would not have passed"
             )
         self._refuse(wrong)
-        return state.entropy
+        self._entropy = state.entropy
+        return self._entropy
 
     def check_configuration(self, configuration: dict[str, Any]) -> None:
         """Refuse a checkpoint of other arguments; a fit from the start takes note of them."""
@@ -270,9 +274,9 @@ class FitCheckpoints:
         events: Iterator[FitEvent],
         chains: list[Chain],
         *,
-        entropy: int,
         max_iter: int,
-        effort: Callable[[Effort, float], Effort],
+        counters: Counters,
+        peak: Callable[[], int],
     ) -> Iterator[FitEvent]:
         """The events of the loop, with a checkpoint written before those after which one is due.
 
@@ -281,9 +285,11 @@ class FitCheckpoints:
         events : iterator of FitEvent
         chains : list of Chain
             The loop's own, between two events as it left them.
-        entropy, max_iter : int
-        effort : callable
-            From what earlier runs and the seconds of this one took to what all did.
+        max_iter : int
+        counters : Counters
+            Of this run's session.
+        peak : callable
+            Gives the most memory that this run has used so far.
 
         Raises
         ------
@@ -302,8 +308,10 @@ class FitCheckpoints:
         def write(iteration: int) -> None:
             schedule.wrote(iteration)
             seconds = time.perf_counter() - self._started
-            taken = effort(self.earlier, seconds)
-            state = FitState(iteration, tuple(chains), entropy, effort=taken, **self._identity)
+            taken = self.earlier.with_run(counters, seconds, peak())
+            state = FitState(
+                iteration, tuple(chains), self._entropy, effort=taken, **self._identity
+            )
             assert self._keeper is not None
             self._keeper.write(state)
 

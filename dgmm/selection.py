@@ -185,7 +185,8 @@ def select_model(
         Restarts of each candidate.
     random_state : int, RandomState or Generator, optional
     **options
-        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates.
+        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates;
+        ``checkpoint`` keeps the state of all of them together.
 
     Returns
     -------
@@ -241,6 +242,7 @@ def run_selection(
         dataset,
         holdout=holdout if criterion == "heldout" else None,
         on_event=template._emit,
+        stop=template._stop,
     )
     candidates = sorted(candidates, key=lambda one: _order(one, estimators))
     rows = tuple(_row(one) for one in candidates)

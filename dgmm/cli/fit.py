@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from dgmm.cli.opening import open_rows
 from dgmm.cli.options import (
     ESTIMATOR_ARGUMENTS,
     Talk,
+    checkpoint_arguments,
     checkpoint_options,
     data_options,
     engine_options,
@@ -23,7 +23,7 @@ from dgmm.cli.options import (
 )
 from dgmm.cli.output import print_json, print_line
 from dgmm.cli.progress import follow
-from dgmm.cli.signals import stopped_by_signals
+from dgmm.cli.signals import stoppable
 
 __all__ = ["fit"]
 
@@ -94,15 +94,13 @@ def fit(talk: Talk, /, **options: Any) -> None:
 
 def _fit(talk: Talk, options: dict[str, Any]) -> tuple[Any, Any]:
     """The fitted estimator, and the evaluation of its final parameters on the same rows."""
-    if options["checkpoint"] is None and options["resume"] == "must":
-        raise click.UsageError("--resume must needs --checkpoint, from which to resume")
     dataset = open_rows(options)
     where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
     with open_engine(**where) as engine:
         model = _estimator(engine, options)
         with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
             model._on_event = on_event
-            with _stoppable(model, options):
+            with stoppable(model):
                 model.fit(dataset)
         return model, model.evaluate(dataset)
 
@@ -112,16 +110,5 @@ def _estimator(engine: Any, options: dict[str, Any]) -> Any:
 
     names = ("n_components", "covariance_type", *ESTIMATOR_ARGUMENTS)
     given = {name: options[name] for name in names}
-    if options["checkpoint"] is not None:
-        given |= {name: options[name] for name in ("checkpoint", "checkpoint_every", "resume")}
+    given |= checkpoint_arguments(options)
     return GaussianMixture(**given, random_state=options["seed"], engine=engine)
-
-
-def _stoppable(model: Any, options: dict[str, Any]) -> AbstractContextManager[None]:
-    """Signals end a fit between two iterations if it leaves a checkpoint, else as ever."""
-    if options["checkpoint"] is None:
-        return nullcontext()
-    from dgmm.checkpoint import StopRequest
-
-    model._stop = StopRequest()
-    return stopped_by_signals(model._stop)

@@ -17,6 +17,7 @@ __all__ = [
     "Talk",
     "check_out",
     "check_parent",
+    "checkpoint_arguments",
     "checkpoint_options",
     "data_options",
     "engine_options",
@@ -200,6 +201,15 @@ def checkpoint_options(command: F) -> F:
             help="Go on from the newest checkpoint: if there is one, not at all, or only so.",
         ),
     )
+
+
+def checkpoint_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of them: arguments of the estimator, none where no checkpoints are kept."""
+    if options["checkpoint"] is not None:
+        return {name: options[name] for name in ("checkpoint", "checkpoint_every", "resume")}
+    if options["resume"] == "must":
+        raise click.UsageError("--resume must needs --checkpoint, from which to resume")
+    return {}
 
 
 def talk_options(command: F) -> F:

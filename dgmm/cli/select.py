@@ -14,6 +14,8 @@ from dgmm.cli.opening import open_rows
 from dgmm.cli.options import (
     ESTIMATOR_ARGUMENTS,
     Talk,
+    checkpoint_arguments,
+    checkpoint_options,
     data_options,
     engine_options,
     estimator_options,
@@ -22,6 +24,7 @@ from dgmm.cli.options import (
 )
 from dgmm.cli.output import print_json, print_line
 from dgmm.cli.progress import follow
+from dgmm.cli.signals import stoppable
 
 if TYPE_CHECKING:
     from dgmm.selection import Selection
@@ -85,6 +88,7 @@ def component_counts(text: str) -> list[int]:
 )
 @data_options
 @engine_options
+@checkpoint_options
 @talk_options
 @click.pass_obj
 def select(talk: Talk, /, **options: Any) -> None:
@@ -128,11 +132,13 @@ def _select(talk: Talk, options: dict[str, Any]) -> Selection:
     where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
     with open_engine(**where) as engine:
         given = {name: options[name] for name in ESTIMATOR_ARGUMENTS}
+        given |= checkpoint_arguments(options)
         template = GaussianMixture(**given, random_state=options["seed"], engine=engine)
         names = ("n_components", "covariance_types", "criterion", "holdout")
         with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
             template._on_event = on_event
-            return run_selection(template, dataset, **{name: options[name] for name in names})
+            with stoppable(template):
+                return run_selection(template, dataset, **{name: options[name] for name in names})
 
 
 def _print_table(found: Selection) -> None:

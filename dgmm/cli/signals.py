@@ -10,17 +10,27 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgmm.checkpoint import StopRequest
 
-__all__ = ["stopped_by_signals"]
+__all__ = ["stoppable", "stopped_by_signals"]
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 _SAID = b"\ndgmm: %s: finishing the iteration, then a checkpoint; once more to end at once\n"
+
+
+def stoppable(estimator: Any) -> AbstractContextManager[None]:
+    """Signals end its fit between two iterations if that leaves a checkpoint, else as ever."""
+    if getattr(estimator, "checkpoint", None) is None:
+        return nullcontext()
+    from dgmm.checkpoint import StopRequest
+
+    estimator._stop = StopRequest()
+    return stopped_by_signals(estimator._stop)
 
 
 @contextmanager

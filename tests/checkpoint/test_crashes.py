@@ -198,7 +198,7 @@ def test_a_crash_at_every_operation_of_an_object_store(whole: Any, after: bool) 
         same_bits(fitted(Checkpoints(url, keep=2)), whole)
 
 
-# ---------------------------------------------------------------------- a disk that does not take it
+# -------------------------------------------------------------------- a disk that does not take it
 
 
 class FullDisk(Disk):
@@ -217,7 +217,7 @@ class FullDisk(Disk):
 
 def test_a_full_disk_at_the_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match=r"cannot write a checkpoint to .*No space"):
-        fitted(on_disk(tmp_path, FullDisk(lambda write: True)))
+        fitted(on_disk(tmp_path, FullDisk(bool)))
     assert not list(tmp_path.iterdir())
 
 

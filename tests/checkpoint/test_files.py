@@ -111,7 +111,7 @@ def test_60_of_60_flipped_bytes_are_found(content: bytes) -> None:
 
 
 def test_every_truncation_is_found(content: bytes) -> None:
-    for length in [*range(0, 200), *range(200, len(content), 97), len(content) - 1]:
+    for length in [*range(200), *range(200, len(content), 97), len(content) - 1]:
         with pytest.raises(CheckpointError, match=f"truncated: it has {length} bytes"):
             read(content[:length])
 
@@ -137,7 +137,7 @@ def forged(content: bytes, change: Any) -> bytes:
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["dgmm"])
     arrays, facts = dict(load(content)), header["facts"]
-    arrays, facts = change(arrays, facts) or (arrays, facts)
+    change(arrays, facts)
     header = {**header, "facts": facts}
     del header["sha256"]
     header["sha256"] = sealed._digest({name: arrays[name] for name in sorted(arrays)}, header)
@@ -174,25 +174,25 @@ def test_whole_files_with_other_contents_are_refused_or_states(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda arrays, facts: arrays.update({"../../etc/passwd": np.zeros(2)}),
-        lambda arrays, facts: arrays.pop(max(arrays)) is None or None,
-        lambda arrays, facts: facts.update(chains=[]),
-        lambda arrays, facts: facts.update(iteration=-1),
-        lambda arrays, facts: facts.update(iteration=True),
-        lambda arrays, facts: facts.update(entropy="7"),
-        lambda arrays, facts: facts.update(moments={}),
-        lambda arrays, facts: facts.update(extra=1),
-        lambda arrays, facts: facts["chains"][0].update(level=17),
-        lambda arrays, facts: facts["chains"][0].update(mixture={"$array": "nowhere"}),
+        {"chains": []},
+        {"iteration": -1},
+        {"iteration": True},
+        {"entropy": "7"},
+        {"moments": {}},
+        {"extra": 1},
+        {"chains": [{"mixture": {"$array": "nowhere"}}]},
+        {"chains": [{"mixture": {"$float": "1e400"}}]},
     ],
-    ids=range(10),
+    ids=str,
 )
-def test_forged_contents(content: bytes, change: Any) -> None:
-    def applied(arrays: dict[str, Any], facts: dict[str, Any]) -> None:
-        change(arrays, facts)
-
+def test_forged_contents(content: bytes, change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="does not describe a fit"):
-        read(forged(content, applied))
+        read(forged(content, lambda _, facts: facts.update(change)))
+
+
+def test_a_name_that_climbs_out_of_the_directory_is_a_name(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match="nothing refers to the arrays"):
+        read(forged(content, lambda arrays, _: arrays.update({"../../climbs": np.zeros(2)})))
 
 
 def test_a_huge_declared_shape_allocates_nothing(content: bytes) -> None:
@@ -204,7 +204,7 @@ def test_a_huge_declared_shape_allocates_nothing(content: bytes) -> None:
         {"dtype": "F64", "shape": [2**62, 2**62], "data_offsets": [0, 8]},
     ):
         raw = json.dumps(layout | {name: entry}).encode()
-        with pytest.raises(CheckpointError, match="truncated|damaged"):
+        with pytest.raises(CheckpointError, match=r"truncated|damaged"):
             read(struct.pack("<Q", len(raw)) + raw + content[8 + length :])
 
 
@@ -243,7 +243,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(place: Path) -> None:
 def test_all_damaged_is_an_error(place: Path) -> None:
     for path in place.iterdir():
         flip(path)
-    with pytest.raises(CheckpointError, match="none of the 3 checkpoints .* can be used"):
+    with pytest.raises(CheckpointError, match=r"none of the 3 checkpoints .* can be used"):
         fitted(checkpoint=place)
     gm = fitted(checkpoint=place, resume="never")
     same_bits(gm, fitted())
@@ -260,7 +260,7 @@ def test_other_things_in_the_directory_are_left_alone(place: Path) -> None:
 
 
 def test_resume_must_and_never(tmp_path: Path, place: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no checkpoint in .*none"):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*none"):
         fitted(checkpoint=tmp_path / "none", resume="must")
     gm = fitted(checkpoint=place, resume="never")
     assert not any("resumed" in note for note in gm.record_.notes)
@@ -305,7 +305,7 @@ def test_other_arguments_are_named(place: Path, arguments: dict, named: str) -> 
 
 
 def test_all_differences_are_named(place: Path) -> None:
-    with pytest.raises(InvalidParameterError, match="tol was .*; n_init was .*; covariance_type"):
+    with pytest.raises(InvalidParameterError, match=r"tol was .*; n_init was .*; covariance_type"):
         fitted(checkpoint=place, n_init=1, tol=1e-4, covariance_type="diag")
 
 
@@ -334,7 +334,7 @@ def test_other_rows_are_named(place: Path, x: Any, named: str) -> None:
 def test_a_row_that_is_not_in_the_sample_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgmm.fitting.sample_size", lambda *args, **kwargs: 40)
+    monkeypatch.setattr("dgmm.fitting.sample_size", lambda *_, **__: 40)
     fitted(checkpoint=tmp_path)
     for row in range(0, len(X), 5):
         x = X.copy()
@@ -347,7 +347,7 @@ def test_other_weights_are_named(tmp_path: Path) -> None:
     weight = np.linspace(1, 2, len(X))
     gm = estimator(**ARGUMENTS, checkpoint=tmp_path)
     gm.fit(X, sample_weight=weight)
-    with pytest.raises(CheckpointMismatchError, match="sampled rows|weight"):
+    with pytest.raises(CheckpointMismatchError, match=r"sampled rows|weight"):
         gm.fit(X, sample_weight=weight[::-1])
     with pytest.raises(CheckpointMismatchError, match="weighted was True and is False"):
         gm.fit(X)
@@ -364,7 +364,7 @@ def test_another_machine_goes_on_with_a_warning(
         arrays[name] = arrays[name] * (1 + 1e-15)
 
     path.write_bytes(forged(path.read_bytes(), elsewhere))
-    with pytest.warns(RuntimeWarning, match="last bits .*BLAS was 'another' and is"):
+    with pytest.warns(RuntimeWarning, match=r"last bits .*BLAS was 'another' and is"):
         gm = fitted(checkpoint=place, max_iter=6)
     np.testing.assert_allclose(gm.means_, fitted(max_iter=6).means_, rtol=1e-9)
 

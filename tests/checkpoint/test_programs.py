@@ -65,7 +65,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> A
     """The command line in this process: exit code and standard error."""
 
     def run(argv: list[str], at: int = -1, action: Callable[[], Any] = int) -> tuple[int, str]:
-        monkeypatch.setattr("dgmm.cli.fit.follow", lambda *args, **options: Hit(at, action))
+        monkeypatch.setattr("dgmm.cli.fit.follow", lambda *_, **__: Hit(at, action))
         capfd.readouterr()
         code = main(argv)
         return code, capfd.readouterr().err

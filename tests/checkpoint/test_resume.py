@@ -115,3 +115,17 @@ def test_another_engine_goes_on(tmp_path: Path) -> None:
         with pytest.raises(Cut):
             cut_at(estimator(**kept, engine=on_dask), 6).fit(X)
         same_bits(estimator(**kept, engine=on_dask, resume="must").fit(X), whole)
+
+
+def test_a_selection_goes_on(tmp_path: Path) -> None:
+    arguments = {"covariance_types": ("full", "tied"), "criterion": "heldout", "holdout": 0.3}
+    arguments |= {"n_init": 2, "random_state": 1, "tol": 1e-9, "init_params": "random"}
+    whole = dgmm.select_model(X, (2, 3), **arguments, max_iter=8)
+    kept = arguments | {"checkpoint": tmp_path, "checkpoint_every": 1}
+    dgmm.select_model(X, (2, 3), **kept, max_iter=3)
+    again = dgmm.select_model(X, (2, 3), **kept, resume="must", max_iter=8)
+    assert again.table.to_dicts() == whole.table.to_dicts()
+    same_bits(again.best_, whole.best_)
+    for other in ({"holdout": 0.2}, {"covariance_types": ("full", "diag")}):
+        with pytest.raises(dgmm.CheckpointMismatchError, match=next(iter(other))[:10]):
+            dgmm.select_model(X, (2, 3), **kept | other, max_iter=8)
