@@ -109,5 +109,6 @@ def test_failures_name_the_place_and_no_secret(options: dict[str, Any]) -> None:
         fitted(place)
     assert SECRET not in str(caught.value) + repr(place) + repr(place.open().place.name)
     elsewhere = {"client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+    elsewhere["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
     with pytest.raises(StoreUnavailableError, match="s3://fits/x"):
         fitted(Checkpoints("s3://fits/x", storage_options=options | elsewhere))
