@@ -1,4 +1,4 @@
-"""``python -m benchmarks [speed|memory|bits]``: measure, print tables, write JSON and Markdown."""
+"""``python -m benchmarks [SUITE ...]``: measure, print tables, write JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from benchmarks import bits, machine, memory, speed
+from benchmarks import bits, machine, memory, sharing, speed
 from benchmarks.tables import markdown
 
-SUITES = {"speed": speed, "memory": memory, "bits": bits}
+SUITES = {"speed": speed, "memory": memory, "bits": bits, "sharing": sharing}
 
 
 @click.command()

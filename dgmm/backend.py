@@ -43,6 +43,11 @@ class Backend:
 
     xp: ModuleType
 
+    @property
+    def library_bytes(self) -> int:
+        """Memory that its libraries take once in a process, beyond what dgmm always imports."""
+        return 0
+
     def tile_rows(self, values_per_row: int, itemsize: int) -> int:
         """Rows of a tile of which ``values_per_row`` values are held."""
         return tile_rows(values_per_row, itemsize, self.xp.__name__)
@@ -98,6 +103,10 @@ class Backend:
 
 class CompiledBackend(Backend):
     """NumPy, with loops that numba compiled (:mod:`dgmm.compiled`)."""
+
+    @property
+    def library_bytes(self) -> int:
+        return compiled.LIBRARY_BYTES
 
     def tile_rows(self, values_per_row: int, itemsize: int) -> int:
         return tile_rows(values_per_row, itemsize, "numba")

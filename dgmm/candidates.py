@@ -15,7 +15,7 @@ from dgmm.engine.base import Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import InvalidParameterError, SingularMixtureError
+from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
 from dgmm.expectation import BatchPass, plan_batch
 from dgmm.fitting import (
     Emit,
@@ -24,6 +24,7 @@ from dgmm.fitting import (
     first_level,
     plan_maximization,
     profile_task,
+    warn_of_constants,
 )
 from dgmm.guard import Level, safe_level
 from dgmm.halving import halving_of
@@ -121,8 +122,9 @@ def fit_candidates(
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
-        _check_enough(profile, parameters)
+        _check_enough(profile, parameters, split)
         profile = kept.check_data(dataset, profile)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         chains = kept.chains
@@ -192,13 +194,21 @@ def _split(dataset: Dataset, seeds: np.random.SeedSequence, share: float) -> Spl
     return Split(int(own.generate_state(1, np.uint64)[0]), share, copied)
 
 
-def _check_enough(profile: Profile, parameters: Sequence[FitParameters]) -> None:
+def _check_enough(
+    profile: Profile, parameters: Sequence[FitParameters], split: Split | None
+) -> None:
     most = max(one.n_components for one in parameters)
-    if profile.n_rows < most:
+    if profile.n_rows >= most:
+        return
+    if split is not None:
         raise InvalidParameterError(
             f"{profile.n_rows} rows are left to fit {most} components to; hold fewer rows out or "
             "lower n_components"
         )
+    raise InvalidDataError(
+        f"only {profile.n_rows} rows have a positive sample_weight, for up to {most} components; "
+        "lower n_components or weight more rows"
+    )
 
 
 def _groups(chains: list[Chain], size: int) -> list[list[Chain]]:

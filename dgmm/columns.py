@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,9 @@ import numpy as np
 from dgmm.data.columns import disagreement
 from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
+from dgmm.notices import warn_user
 
 __all__ = ["check_columns", "record_columns"]
-
-# The warning is the caller's: above _warn, check_columns, its caller, a helper and the method.
-_STACKLEVEL = 6
 
 
 def record_columns(estimator: Any, dataset: Dataset) -> None:
@@ -49,10 +46,9 @@ def check_columns(estimator: Any, dataset: Dataset) -> None:
             f"{estimator.n_features_in_} features as input"
         )
     if found is not None and expected is None:
-        _warn(f"X has feature names, but {name} was fitted without feature names")
+        warn_user(f"X has feature names, but {name} was fitted without feature names", UserWarning)
     elif found is None and expected is not None:
-        _warn(f"X does not have valid feature names, but {name} was fitted with feature names")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=_STACKLEVEL)
+        warn_user(
+            f"X does not have valid feature names, but {name} was fitted with feature names",
+            UserWarning,
+        )

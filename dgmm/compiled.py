@@ -19,9 +19,12 @@ import numpy as np
 
 from dgmm.errors import MissingDependencyError
 
-__all__ = ["centre_loop", "products_loop", "require", "softmax_loop"]
+__all__ = ["LIBRARY_BYTES", "centre_loop", "products_loop", "require", "softmax_loop"]
 
 Loop = Callable[..., None]
+
+# Resident memory of numba, LLVM and the loops: 190 to 205 MiB measured with both dtypes in use.
+LIBRARY_BYTES = 208 * 2**20
 
 # Rows that are taken through all steps together. Shorter runs lose to what a slice costs, longer
 # ones to the first cache (measured from 64 to 1024, for 16 components).

@@ -52,7 +52,10 @@ def conditional(mixture: Mixture, features: Any, values: Any) -> Mixture:
     check_covariances(mixture)
     given = feature_indices(mixture, features)
     rest = _others(mixture, given)
-    at = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    try:
+        at = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        at = np.empty(0)
     if at.shape != given.shape or not np.all(np.isfinite(at)):
         raise InvalidParameterError(
             f"values are {values!r}; {given.size} finite numbers are needed, one for each feature"

@@ -167,7 +167,7 @@ def _named(value: Any) -> Mapping[Any, Any]:
 def _components(name: str, which: Any, n_components: int) -> frozenset[int]:
     if isinstance(which, bool | np.bool_):
         return frozenset(range(n_components)) if which else frozenset()
-    listed = sorted(which) if isinstance(which, set | frozenset) else which
+    listed = list(which) if isinstance(which, set | frozenset) else which
     try:
         indices = np.atleast_1d(np.asarray(listed))
     except ValueError:
@@ -222,17 +222,23 @@ def _check_pair(estimator: Any, name: str, strength: str, meaning: str) -> None:
         )
 
 
-def _array(
-    estimator: Any, name: str, shape: tuple[int, ...], shared: tuple[tuple[int, ...], ...]
-) -> Array | None:
-    """An argument of ``shape``, or of one of the ``shared`` ones, spread to it; None if None."""
+def _numbers(estimator: Any, name: str) -> Array | None:
     value = getattr(estimator, name)
     if value is None:
         return None
     try:
-        array = np.asarray(value, dtype=np.float64)
+        return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise InvalidParameterError(f"{name}={value!r}; it must hold real numbers") from None
+
+
+def _array(
+    estimator: Any, name: str, shape: tuple[int, ...], shared: tuple[tuple[int, ...], ...]
+) -> Array | None:
+    """An argument of ``shape``, or of one of the ``shared`` ones, spread to it; None if None."""
+    array = _numbers(estimator, name)
+    if array is None:
+        return None
     if array.shape not in (shape, *shared):
         known = " or ".join(str(one) for one in dict.fromkeys((*shared, shape)))
         raise InvalidParameterError(f"{name} has shape {array.shape}; it must have shape {known}")
@@ -272,8 +278,8 @@ def _scale(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array | 
     """Ψ in the stored shape of the family; a number is that multiple of the identity."""
     shape, full = family.shape, family.covariances_shape(k, d)
     unit = shape.project(np.eye(d)) / shape.divisor(d)
-    value = estimator.covariance_prior
-    if np.ndim(value) == 0:
+    value = _numbers(estimator, "covariance_prior")
+    if value is None or value.ndim == 0:
         number = _array(estimator, "covariance_prior", (), ())
         array = None if number is None else np.broadcast_to(number * unit, full).copy()
     else:

@@ -43,9 +43,11 @@ class Divergence:
 
 
 def divergence(
-    mixture: Mixture, other: Mixture, method: str, n_samples: int, random_state: Any
+    mixture: Mixture, other: Mixture, method: str, n_samples: Any, random_state: Any
 ) -> Divergence:
     """KL(mixture ‖ other); see :meth:`dgmm.Mixture.kl_divergence`."""
+    if not hasattr(other, "n_features"):
+        raise InvalidParameterError(f"{other!r} is no dgmm.Mixture, which a divergence needs")
     if other.n_features != mixture.n_features:
         raise InvalidParameterError(
             f"the mixtures have {mixture.n_features} and {other.n_features} features; a divergence "
@@ -103,12 +105,14 @@ def _variational(f: Mixture, g: Mixture) -> float:
     return float(f.weights[live] @ (inside - across)[live])
 
 
-def _monte_carlo(f: Mixture, g: Mixture, n_samples: int, random_state: Any) -> Divergence:
-    if n_samples < 2:
-        raise InvalidParameterError(f"n_samples={n_samples!r}; a standard error needs at least 2")
+def _monte_carlo(f: Mixture, g: Mixture, n_samples: Any, random_state: Any) -> Divergence:
+    if not isinstance(n_samples, int | np.integer) or n_samples < 2:
+        raise InvalidParameterError(
+            f"n_samples={n_samples!r}; it must be an integer of at least 2, for a standard error"
+        )
     seed = np.random.SeedSequence(seed_entropy(random_state), spawn_key=(3,))
     count, mean, scatter = 0, 0.0, 0.0
-    for x, _ in pieces(f, n_samples, seed, Draw()):
+    for x, _ in pieces(f, int(n_samples), seed, Draw()):
         ratio = log_density(f, x) - log_density(g, x)
         # Chan's merge: the values may be large and their spread small.
         shift, n = float(ratio.mean()) - mean, len(ratio)

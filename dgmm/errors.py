@@ -25,6 +25,12 @@ The last one lives with the estimator, since it is scikit-learn's error of that 
 nothing here imports scikit-learn; ``dgmm.NotFittedError`` is the same class.
 
 A message says what went wrong, where (block, row, component), the value seen and what to change.
+
+Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserWarning``)::
+
+    DgmmWarning
+    ├── ConstantFeatureWarning      a column holds one value throughout
+    └── EmptyComponentWarning       a component was left without rows
 """
 
 from __future__ import annotations
@@ -33,8 +39,11 @@ __all__ = [
     "CheckpointError",
     "CheckpointMismatchError",
     "ComplexDataError",
+    "ConstantFeatureWarning",
     "DamagedBlockError",
     "DgmmError",
+    "DgmmWarning",
+    "EmptyComponentWarning",
     "EngineError",
     "FitStoppedError",
     "InvalidDataError",
@@ -119,3 +128,15 @@ class EngineError(DgmmError, RuntimeError):
 
 class MissingDependencyError(DgmmError, ImportError):
     """An optional dependency is needed and not installed."""
+
+
+class DgmmWarning(UserWarning):
+    """Base of the warnings that dgmm gives of its own."""
+
+
+class ConstantFeatureWarning(DgmmWarning):
+    """A column holds one value throughout, so that its variance is what regularises it."""
+
+
+class EmptyComponentWarning(DgmmWarning):
+    """A component was left without rows: what no prior determines of it stayed as it was."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
@@ -20,6 +19,7 @@ from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
+from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters, seed_entropy
 from dgmm.plotting import PlotMethods
 from dgmm.prediction import Evaluation
@@ -122,7 +122,8 @@ class GaussianMixture(
     device : {"auto", "cpu", "cpu-compiled", "cuda", "cuda:N"}, default="auto"
         ``"cpu-compiled"`` runs loops that numba compiles, 1.3 to 2.5 times the speed of NumPy
         alone, after 2 s of compiling in each process. ``"auto"``: a GPU where there is one; else
-        the loops where numba is installed and rows × components reach 8 million.
+        the loops where numba is installed, rows × components reach 8 million and
+        ``memory_limit`` is not below 1 GiB: they take 200 MiB of it.
     dtype : {"float32", "float64"}, optional
         Of the products; None: float32 for data stored in at most 32 bits, float64 otherwise. A
         mixture too ill-conditioned for it is evaluated by a safer kernel.
@@ -302,11 +303,10 @@ class GaussianMixture(
         )
         self._keep(outcome, dataset, time.perf_counter() - started)
         if not self.converged_ and parameters.max_iter > 0 and parameters.algorithm != "sem":
-            warnings.warn(
+            warn_user(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return self
 

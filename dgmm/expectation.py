@@ -109,6 +109,10 @@ class BatchPass:
     policies: tuple[PosteriorPolicy, ...] = ()
 
     @property
+    def library_bytes(self) -> int:
+        return backend_of(self.device).library_bytes
+
+    @property
     def workspace_bytes(self) -> int:
         backend = backend_of(self.device)
         own = sum(kernel.workspace_bytes(backend) for kernel in self.kernels)
@@ -123,6 +127,37 @@ class BatchPass:
         sums = sum(array.nbytes for kernel in self.kernels for array in kernel.zeros(np))
         frames = [kernel.frame for kernel in self.kernels if kernel.frame.factor is not None]
         return sums + sum(frame.factor.nbytes for frame in frames if frame.factor is not None)
+
+    @property
+    def n_slices(self) -> int:
+        """A kernel is never cut: its products have the bits that they have with all its members."""
+        return len(self.kernels)
+
+    def slices(self, n: int) -> tuple[BatchPass, ...]:
+        """At most ``n`` tasks with some of the kernels each, of about the same work."""
+        costs = [sum(sums.size for sums in kernel.zeros(np)) for kernel in self.kernels]
+        load, chosen = [0] * n, [list[int]() for _ in range(n)]
+        for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+            least = load.index(min(load))
+            load[least] += costs[i]
+            chosen[least].append(i)
+        return tuple(
+            replace(self, kernels=tuple(self.kernels[i] for i in sorted(some)))
+            for some in chosen
+            if some
+        )
+
+    def join(self, slices: Sequence[BatchPass], values: Sequence[Any]) -> Any:
+        """The value of this task from those of its slices: anything that lists ``members``."""
+        found: dict[int, Any] = {}
+        for one, value in zip(slices, values, strict=True):
+            found |= zip(one.indices, value.members, strict=True)
+        return replace(values[0], members=tuple(found[index] for index in sorted(found)))
+
+    @property
+    def indices(self) -> list[int]:
+        """Places in the batch of the mixtures that are evaluated, in the order of their results."""
+        return sorted(member.index for kernel in self.kernels for member in kernel.members)
 
     def workspace(self) -> list[Any]:
         backend = backend_of(self.device)
@@ -268,8 +303,15 @@ class RowPass:
     fallback: Kernel | None = None
 
     @property
+    def library_bytes(self) -> int:
+        return backend_of(self.device).library_bytes
+
+    @property
     def workspace_bytes(self) -> int:
-        return self.kernel.workspace_bytes(backend_of(self.device))
+        backend = backend_of(self.device)
+        # The fallback's buffers are there beside the others, as long as it takes.
+        used = [self.kernel] if self.fallback is None else [self.kernel, self.fallback]
+        return sum(kernel.workspace_bytes(backend) for kernel in used)
 
     @property
     def result_bytes(self) -> int:

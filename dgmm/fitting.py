@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,13 +19,19 @@ from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import InvalidDataError, InvalidParameterError
+from dgmm.errors import (
+    ConstantFeatureWarning,
+    EmptyComponentWarning,
+    InvalidDataError,
+    InvalidParameterError,
+)
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.halving import halving_of
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
+from dgmm.notices import warn_user
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -36,14 +42,19 @@ from dgmm.variants import Algorithm
 __all__ = [
     "FitOutcome",
     "accelerator_for",
+    "emptied",
     "first_level",
     "fit_dataset",
     "open_rows",
     "plan_maximization",
     "profile_task",
+    "warn_of_constants",
+    "warn_of_empty",
 ]
 
 Emit = Callable[[FitEvent], None]
+
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,7 @@ def fit_dataset(
         profile = session.run(task).total
         _check_counted(profile, parameters)
         profile = kept.check_data(dataset, profile)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
@@ -169,6 +181,7 @@ def fit_dataset(
         ):
             on_event(event)
         winner = best_chain(chains)
+        warn_of_empty(emptied(winner))
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
         return FitOutcome(
             chain=winner,
@@ -268,6 +281,50 @@ def _check_counted(profile: Profile, parameters: FitParameters) -> None:
             f"only {profile.n_rows} rows have a positive sample_weight and n_components="
             f"{parameters.n_components}; lower n_components or weight more rows"
         )
+
+
+def warn_of_constants(profile: Profile, dataset: Dataset) -> None:
+    """Warn of columns without variance, before the fit spends hours on them."""
+    constant = profile.constant_features
+    if not constant:
+        return
+    names = dataset.feature_names
+    listed = [
+        f"{i if names is None else repr(names[i])} ({profile.least[i]:g})"
+        for i in constant[:_MOST_LISTED]
+    ]
+    more = f" and {len(constant) - _MOST_LISTED} more" if len(constant) > _MOST_LISTED else ""
+    several = len(constant) > 1
+    warn_user(
+        f"column{'s' * several} {', '.join(listed)}{more} {'are' if several else 'is'} constant: "
+        "no component is told from another by that, and the variance there is what reg_covar, "
+        "covariance_floor or a prior makes it (in spherical families, part of the mean of all), "
+        "so densities, scores and BIC follow from that choice; drop such columns, or set "
+        "covariance_floor to the square of the precision of the data",
+        ConstantFeatureWarning,
+    )
+
+
+def emptied(chain: Chain) -> frozenset[int]:
+    """Components of the mixture that a chain ends in that were left without rows."""
+    if chain.best is None:
+        return chain.empty
+    # The iterate that is kept may be from before.
+    return frozenset(k for k in chain.empty if chain.mixture.weights[k] == 0.0)
+
+
+def warn_of_empty(components: Collection[int]) -> None:
+    """Warn of components of the result that were left without rows."""
+    if not components:
+        return
+    names = ", ".join(str(k) for k in sorted(components))
+    several = len(components) > 1
+    warn_user(
+        f"component{'s' * several} {names} {'were' if several else 'was'} without rows: what no "
+        "prior determines stayed as it was, and the weight may be 0; lower n_components, start "
+        "elsewhere (init_params, n_init) or set weight_concentration_prior above 1",
+        EmptyComponentWarning,
+    )
 
 
 def _starts(

@@ -71,6 +71,22 @@ class _OnFitted:
     def result_bytes(self) -> int:
         return self.task.result_bytes
 
+    @property
+    def library_bytes(self) -> int:
+        return int(getattr(self.task, "library_bytes", 0))
+
+    @property
+    def n_slices(self) -> int:
+        return int(getattr(self.task, "n_slices", 1))
+
+    def slices(self, n: int) -> tuple[Any, ...]:
+        """The same of each slice of the task."""
+        return tuple(replace(self, task=one) for one in self.task.slices(n))  # type: ignore[attr-defined]
+
+    def join(self, slices: Sequence[Any], values: Sequence[Any]) -> Any:
+        """As the task does."""
+        return self.task.join([one.task for one in slices], values)  # type: ignore[attr-defined]
+
     def workspace(self) -> Any:
         return self.task.workspace()
 
@@ -182,10 +198,15 @@ class _Sides:
         raise NotImplementedError
 
     def run(
-        self, task: BlockTask[Any], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[Any],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[Any]:
         """Evaluate a task on the rows of the side."""
-        return self._session.run(self._wrapped(task), blocks=blocks, keep=keep)
+        return self._session.run(self._wrapped(task), blocks=blocks, keep=keep, again=again)
 
     def stream(
         self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES

@@ -15,7 +15,13 @@ from dgmm.em import Context, frames_of
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
-from dgmm.fitting import first_level, open_rows, plan_maximization, profile_task
+from dgmm.fitting import (
+    first_level,
+    open_rows,
+    plan_maximization,
+    profile_task,
+    warn_of_empty,
+)
 from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
@@ -26,7 +32,7 @@ from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_stati
 
 __all__ = ["PartialFit"]
 
-_STARTS = ("weights_init", "means_init", "precisions_init")
+_STARTS = ("weights_init", "means_init", "covariances_init")
 
 
 class PartialFit:
@@ -76,6 +82,7 @@ def fit_batch(estimator: Any, X: Any) -> None:
     taken = _advance(estimator, parameters, sizes, dataset)
     if is_first:
         record_columns(estimator, dataset)
+    warn_of_empty(taken.emptied)
     _keep(estimator, taken)
 
 
@@ -118,16 +125,26 @@ def _number(estimator: Any, name: str, least: float, most: float) -> float:
 
 
 def _checked_step(schedule: Any, step: int) -> float:
-    size = float(schedule(step))
+    found = schedule(step)
+    try:
+        size = float(found)
+    except (TypeError, ValueError):
+        size = np.nan
     if not 0.0 <= size <= 1.0:
-        raise InvalidParameterError(f"step_size({step}) returned {size}; a step must lie in [0, 1]")
+        raise InvalidParameterError(
+            f"step_size({step}) returned {found!r}; a step must lie in [0, 1]"
+        )
     return size
 
 
 def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
     if not is_first:
         check_columns(estimator, dataset)
-    given = all(getattr(estimator, name) is not None for name in _STARTS)
+    inverse = estimator.precisions_init is not None
+    given = all(
+        getattr(estimator, name) is not None or (name == "covariances_init" and inverse)
+        for name in _STARTS
+    )
     needed = estimator.n_components if is_first and not given else 1
     if dataset.n_rows < 1:
         raise InvalidDataError(

@@ -56,11 +56,13 @@ def _shares(weights: Array) -> Array:
     return weights / total if total > 0 else np.full(len(weights), 1.0 / len(weights))
 
 
-def _partition(mixture: Mixture, groups: Sequence[Sequence[int]]) -> list[Array]:
+def _partition(mixture: Mixture, groups: Any) -> list[Array]:
     """All components in groups, those not named alone, in order of their least member."""
-    if not all(np.iterable(group) for group in groups):
+    if not np.iterable(groups) or not all(np.iterable(group) for group in groups):
         raise InvalidParameterError(f"groups {groups!r} must be sequences: [[0, 1]], not [0, 1]")
     named: list[int] = [k for group in groups for k in group]
+    if not all(isinstance(k, int | np.integer) for k in named):
+        raise InvalidParameterError(f"groups {groups!r} must hold components as integers")
     bad = [k for k in named if not 0 <= k < mixture.n_components]
     if bad:
         raise InvalidParameterError(

@@ -86,7 +86,7 @@ class Mixture(Distribution):
     def __post_init__(self) -> None:
         object.__setattr__(self, "covariance_type", self.family.name)
         for name in ("weights", "means", "covariances"):
-            value = np.array(getattr(self, name), dtype=np.float64)
+            value = _real_array(name, getattr(self, name))
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         if self.feature_names is not None:
@@ -191,6 +191,13 @@ class Mixture(Distribution):
     def peak_log_density(self) -> float:
         """max_k −½ log det 2πΣ_k: no row's log density can exceed it."""
         return float(np.max(self.log_normalizers))
+
+
+def _real_array(name: str, values: Any) -> Array:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"{name} are no array of real numbers: {error}") from error
 
 
 def density_coefficients(mixture: Mixture, frame: Frame, *, quadratic: bool = True) -> Array:

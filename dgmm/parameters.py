@@ -26,6 +26,10 @@ __all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
 Array = np.ndarray[Any, Any]
 
 
+# numba takes a fifth of it: below, the memory is worth more to the blocks.
+_LIMIT_FOR_COMPILING = 2**30
+
+
 @dataclass(frozen=True)
 class FitParameters:
     """Checked arguments of a fit; the names are the estimator's."""
@@ -47,7 +51,8 @@ class FitParameters:
 
     def device_for(self, n_rows: int) -> str:
         """The device for passes over so many rows."""
-        return resolve_device(self.device, n_rows * self.n_components)
+        tight = self.memory_limit is not None and self.memory_limit < _LIMIT_FOR_COMPILING
+        return resolve_device(self.device, 0 if tight else n_rows * self.n_components)
 
 
 def check_parameters(estimator: Any) -> FitParameters:

@@ -122,7 +122,7 @@ def _streamed(
         from dgmm.data.sink import open_sink
 
         with open_sink(out, shape, task.value_dtype) as sink:
-            for _, part in session.stream(task):
+            for _, part in session.stream(task, consumer_bytes=sink.buffer_bytes):
                 sink.write(part)
             return sink.array
 

@@ -8,7 +8,6 @@ runs: ``max_iter`` (but below the iterations that are done), ``verbose``, ``engi
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -44,6 +43,7 @@ from dgmm.errors import (
     SourceError,
 )
 from dgmm.maximization import MaximizationOptions
+from dgmm.notices import warn_user
 from dgmm.parameters import FitParameters
 from dgmm.profile import Profile
 from dgmm.record import FitEvent
@@ -361,4 +361,4 @@ class FitCheckpoints:
     def _say(self, note: str, *, warn: bool = True) -> None:
         self._notes.append(note)
         if warn:
-            warnings.warn(note, RuntimeWarning, stacklevel=2)
+            warn_user(note, RuntimeWarning)

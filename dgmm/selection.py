@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -17,7 +16,9 @@ from dgmm.covariance import family_of
 from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
-from dgmm.fitting import open_rows
+from dgmm.fitting import emptied, open_rows, warn_of_empty
+from dgmm.notices import warn_user
+from dgmm.parameters import check_parameters
 from dgmm.plotting import plot_criterion
 
 __all__ = [
@@ -41,7 +42,7 @@ class SelectionRow:
     n_parameters : int
         Free parameters.
     log_likelihood : float
-        Per row that was fitted to, in nats.
+        Per row that was fitted to, in nats; rows count by their weights, here and below.
     bic, aic, icl : float
         On the rows that were fitted to; lower is better.
     heldout : float
@@ -158,6 +159,7 @@ def select_model(
     holdout: float = 0.2,
     n_init: int = 1,
     random_state: Any = None,
+    sample_weight: Any = None,
     **options: Any,
 ) -> Selection:
     """Fit every number of components and family, and keep the best by a criterion.
@@ -184,6 +186,11 @@ def select_model(
     n_init : int, default=1
         Restarts of each candidate.
     random_state : int, RandomState or Generator, optional
+    sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+        As in :meth:`dgmm.GaussianMixture.fit`. Log-likelihoods are sums over the rows by their
+        weights, the n of BIC and ICL is the sum of the weights, and rows held out are scored by
+        theirs: a row of weight 2 counts as two rows everywhere, except that both are held out or
+        neither is.
     **options
         Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates;
         ``checkpoint`` keeps the state of all of them together.
@@ -207,6 +214,11 @@ def select_model(
     >>> found.best_.n_components
     2
     """
+    if "covariance_type" in options:
+        raise InvalidParameterError(
+            f"select_model has no covariance_type={options['covariance_type']!r}; its families are "
+            "named by covariance_types, one or several"
+        )
     try:
         template = GaussianMixture(n_init=n_init, random_state=random_state, **options)
     except TypeError as error:
@@ -218,6 +230,7 @@ def select_model(
         covariance_types=covariance_types,
         criterion=criterion,
         holdout=holdout,
+        sample_weight=sample_weight,
     )
 
 
@@ -229,12 +242,15 @@ def run_selection(
     covariance_types: str | Iterable[str],
     criterion: str,
     holdout: float = 0.2,
+    sample_weight: Any = None,
 ) -> Selection:
     """:func:`select_model` with an estimator that carries the options and follows the events."""
     started = time.perf_counter()
     _check(template, criterion, holdout)
-    dataset = open_rows(X)
     estimators = _estimators(template, n_components, covariance_types)
+    for one in estimators:
+        check_parameters(one)
+    dataset = open_rows(X, sample_weight)
     for one in estimators:
         one._check_rows(dataset)
     candidates = fit_candidates(
@@ -249,21 +265,21 @@ def run_selection(
     chosen = candidates[_best(rows, criterion)]
     assert chosen.outcome is not None
     best: GaussianMixture = chosen.estimator
+    warn_of_empty(emptied(chosen.outcome.chain))
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
     if not best.converged_ and best.max_iter > 0:
-        warnings.warn(
-            "The best candidate did not converge: increase max_iter or tol.",
-            ConvergenceWarning,
-            stacklevel=3,
+        warn_user(
+            "The best candidate did not converge: increase max_iter or tol.", ConvergenceWarning
         )
     return Selection(best, SelectionTable(rows), criterion)
 
 
-def _check(template: GaussianMixture, criterion: str, holdout: float) -> None:
-    if criterion not in CRITERIA:
+def _check(template: GaussianMixture, criterion: Any, holdout: Any) -> None:
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
         known = ", ".join(repr(name) for name in CRITERIA)
         raise InvalidParameterError(f"criterion={criterion!r} is not known; use one of {known}")
-    if not 0.0 < holdout < 1.0:
+    is_real = isinstance(holdout, float | int | np.floating)
+    if not is_real or not 0.0 < holdout < 1.0:
         raise InvalidParameterError(f"holdout={holdout!r}; it must lie between 0 and 1")
     if template.warm_start:
         raise InvalidParameterError("warm_start=True: candidates have nothing to start from")
@@ -275,8 +291,8 @@ def _estimators(
     covariance_types: str | Iterable[str],
 ) -> list[GaussianMixture]:
     """One for each number of components and family, families side by side."""
-    counts = n_components if isinstance(n_components, Iterable) else [n_components]
-    names = [covariance_types] if isinstance(covariance_types, str) else covariance_types
+    counts: Any = n_components if _is_collection(n_components) else [n_components]
+    names: Any = covariance_types if _is_collection(covariance_types) else [covariance_types]
     families = list(dict.fromkeys(family_of(name).name for name in names))
     common = template.get_params(deep=False)
     made = [
@@ -287,6 +303,10 @@ def _estimators(
     if not made:
         raise InvalidParameterError("no candidates: n_components or covariance_types is empty")
     return made
+
+
+def _is_collection(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
 def _order(candidate: Candidate, estimators: list[GaussianMixture]) -> tuple[int, int]:

@@ -21,7 +21,8 @@ import numpy as np
 
 from dgmm.acceleration import Accelerator
 from dgmm.covariance import CovarianceFamily
-from dgmm.data.dataset import Rows
+from dgmm.data.dataset import Dataset, Rows
+from dgmm.data.opening import open_dataset
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.engine.base import Reduced
 from dgmm.errors import SingularMixtureError
@@ -176,7 +177,17 @@ class _InMemory:
 
     rows: Rows
 
+    @property
+    def dataset(self) -> Dataset:
+        """The rows as a dataset: a pass asks how many blocks there are to share."""
+        return open_dataset(self.rows.x)
+
     def run(
-        self, task: Any, *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: Any,
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[Any]:
         return Reduced(task.evaluate(self.rows, task.workspace()))

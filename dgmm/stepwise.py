@@ -82,12 +82,16 @@ class Retained:
 
 @dataclass(frozen=True)
 class Advanced:
-    """A step that was taken: what to retain, the new mixture, the old one's bound on the batch."""
+    """A step that was taken: what to retain, the new mixture, the old one's bound on the batch.
+
+    ``emptied`` are the components that have lost their last row by it.
+    """
 
     retained: Retained
     mixture: Mixture
     lower_bound: float
     n_rows: int
+    emptied: tuple[int, ...] = ()
 
 
 def advance(
@@ -127,7 +131,8 @@ def advance(
     statistics = batch
     if retained is not None:
         statistics = blend(retained.statistics, batch, step_size(step))
-    found = maximize(statistics, mixture.family, options, previous=mixture).mixture
+    step_taken = maximize(statistics, mixture.family, options, previous=mixture)
+    found = step_taken.mixture
     if found.singular_components:
         k = found.singular_components[0]
         raise SingularMixtureError(
@@ -135,7 +140,8 @@ def advance(
             f"{step + 1}; larger batches or smaller steps help as well"
         )
     kept = _recentred(Retained(statistics, frames, level, step + 1), found)
-    return Advanced(kept, found, batch.log_likelihood / batch.weight, batch.n_rows)
+    emptied = tuple(k for k in step_taken.empty if mixture.weights[k] > 0.0)
+    return Advanced(kept, found, batch.log_likelihood / batch.weight, batch.n_rows, emptied)
 
 
 def expect(

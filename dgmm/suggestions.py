@@ -22,7 +22,7 @@ _SHRINKAGE = 0.01
 
 def suggest_priors(
     X: Any,
-    n_components: int,
+    n_components: int = 1,
     covariance_type: str = "full",
     *,
     engine: Any = None,
@@ -40,8 +40,8 @@ def suggest_priors(
     ----------
     X : array-like, Dask array, Zarr array, path or URL, or Dataset
         Shape (n_rows, n_features); read once.
-    n_components : int
-        K of the mixture to fit.
+    n_components : int, default=1
+        K of the mixture to fit: the more components, the smaller Ψ.
     covariance_type : str, default="full"
     engine, memory_limit : optional
         As in :class:`~dgmm.GaussianMixture`.

@@ -25,15 +25,26 @@ from dgmm.cli.inspect import inspect as inspect_command
 from dgmm.cli.options import Talk
 from dgmm.cli.output import print_line, warnings_as_lines
 from dgmm.cli.select import select as select_command
+from dgmm.cli.wording import in_options
 
 __all__ = ["main"]
 
 
 # Under names of their own, so that dgmm.cli.fit stays the module.
-@click.group(commands=[fit_command, select_command, predict, score, inspect_command, demo_command])
+@click.group(
+    commands=[fit_command, select_command, predict, score, inspect_command, demo_command],
+    invoke_without_command=True,
+)
 @click.version_option(__version__, message="dgmm %(version)s")
-def _dgmm() -> None:
+@click.pass_context
+def _dgmm(context: click.Context) -> None:
     """Gaussian mixtures for data that does not fit in memory."""
+    if context.invoked_subcommand is None:
+        # Not an error, nor what was asked for: a script that forgot the command should notice.
+        click.echo(context.get_help(), err=True)
+        context.exit(Exit.USAGE)
+    assert isinstance(context.command, click.Group)
+    context.obj.command = context.command.get_command(context, context.invoked_subcommand)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,14 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     talk = Talk()
     try:
-        with _stopped_by_sigterm(), warnings_as_lines():
-            _dgmm.main(args=argv, prog_name="dgmm", standalone_mode=False, obj=talk)
+        with _stopped_by_sigterm(), warnings_as_lines(lambda text: in_options(text, talk.command)):
+            code = _dgmm.main(args=argv, prog_name="dgmm", standalone_mode=False, obj=talk)
     # A command line has no caller to hand an exception to: every one becomes a line and a code.
     except BaseException as error:
         if isinstance(error, SystemExit | GeneratorExit):
             raise
         return _report(error, talk)
-    return Exit.DONE
+    # What was left by context.exit() comes back as a number, a command's end as None.
+    return code or Exit.DONE
 
 
 def _report(error: BaseException, talk: Talk) -> int:
@@ -67,7 +79,8 @@ def _report(error: BaseException, talk: Talk) -> int:
     # --debug stands last: the traceback first, then the line that everyone gets.
     if talk.debug:
         print_line("".join(traceback.format_exception(error)).rstrip())
-    print_line(f"dgmm: error: {' '.join(_message(error, code).split())}")
+    message = in_options(" ".join(_message(error, code).split()), talk.command)
+    print_line(f"dgmm: error: {message}")
     return code
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import click
 
 from dgmm.cli.opening import open_model, open_rows
-from dgmm.cli.options import check_parent, data_options, engine_options, talk_options
+from dgmm.cli.options import (
+    check_parent,
+    data_options,
+    engine_options,
+    talk_options,
+    weight_option,
+)
 from dgmm.cli.output import print_json, redact
 from dgmm.data.location import Location
 
@@ -31,7 +37,7 @@ def predict(model: Path, proba: bool, scores: bool, overwrite: bool, **options: 
     """Write the component of each row of DATA to a Zarr array.
 
     Rows are streamed: neither DATA nor the result has to fit in memory. A result that could not be
-    finished is deleted.
+    finished is deleted. An array that is at --out already is replaced with --overwrite only.
     """
     if proba and scores:
         raise click.UsageError("--proba and --scores exclude each other")
@@ -81,11 +87,15 @@ def _real(place: str | Path) -> str:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
+@weight_option
 @data_options
 @engine_options
 @talk_options
 def score(model: Path, **options: Any) -> None:
-    """Print the log-likelihood per row, the BIC and the AIC of a model on DATA."""
+    """Print the log-likelihood per row, the BIC and the AIC of a model on DATA.
+
+    With --sample-weight rows count by their weights, and the n of the BIC is the sum of them.
+    """
     started = time.perf_counter()
     with open_model(model, options) as estimator:
         evaluation = estimator.evaluate(open_rows(options))

@@ -10,8 +10,16 @@ import click
 from dgmm.cli.options import Talk, check_out, talk_options
 from dgmm.cli.output import print_json, print_line
 from dgmm.cli.progress import follow
+from dgmm.cli.values import memory_size
 
 __all__ = ["demo"]
+
+
+def _checked(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A callback of click: the size as it was written, if it is one."""
+    del ctx, param
+    memory_size(value)
+    return value
 
 
 @click.command()
@@ -29,6 +37,7 @@ __all__ = ["demo"]
 )
 @click.option(
     "--memory-limit",
+    callback=_checked,
     metavar="SIZE",
     default="256MiB",
     show_default=True,

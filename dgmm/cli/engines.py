@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from dgmm.errors import EngineError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["open_engine"]
+__all__ = ["engine_of"]
 
 # Without a limit of its own, distributed would wait for workers for ever.
 _NO_WORKERS_TIMEOUT = "120s"
@@ -23,14 +23,10 @@ _CONNECT_SECONDS = 30
 
 
 @contextmanager
-def open_engine(
-    *,
-    engine: str | None = None,
-    n_threads: int | None = None,
-    scheduler: str | None = None,
-    n_workers: int | None = None,
-) -> Iterator[Any]:
+def engine_of(options: Mapping[str, Any]) -> Iterator[Any]:
     """The engine that the options ask for; what was started for it is stopped afterwards."""
+    engine, n_threads = options["engine"], options["n_threads"]
+    scheduler, n_workers = options["scheduler"], options["n_workers"]
     _check(engine, n_threads, scheduler, n_workers)
     if engine != "dask" and scheduler is None and n_workers is None:
         from dgmm.engine.local import LocalEngine

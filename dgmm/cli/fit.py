@@ -8,22 +8,21 @@ from typing import Any
 
 import click
 
-from dgmm.cli.engines import open_engine
+from dgmm.cli.engines import engine_of
+from dgmm.cli.fitting import conclude, followed, out_option
 from dgmm.cli.opening import open_rows
 from dgmm.cli.options import (
-    ESTIMATOR_ARGUMENTS,
     Talk,
-    checkpoint_arguments,
     checkpoint_options,
     data_options,
     engine_options,
     estimator_options,
+    label_option,
     out_path,
     talk_options,
+    variant_options,
+    weight_option,
 )
-from dgmm.cli.output import print_json, print_line
-from dgmm.cli.progress import follow
-from dgmm.cli.signals import stoppable
 
 __all__ = ["fit"]
 
@@ -37,14 +36,11 @@ __all__ = ["fit"]
     show_default=True,
     help="full, diag, spherical, tied (tied_full), tied_diag or tied_spherical.",
 )
+@weight_option
+@label_option
 @estimator_options
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    callback=out_path,
-    help="The model file to write.",
-)
+@variant_options
+@out_option("The model file to write.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path),
@@ -62,7 +58,8 @@ def fit(talk: Talk, /, **options: Any) -> None:
     DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features). The last
     line on standard output is one JSON object; its passes count the one that measures the
     log-likelihood (per row) and the BIC of the final model. Its peak_memory is that of this
-    process: on a Dask cluster, what workers take is not in it.
+    process: on a Dask cluster, what workers take is not in it. A model file that is there already
+    is replaced.
     """
     started = time.perf_counter()
     if options["report"] is not None:
@@ -74,41 +71,22 @@ def fit(talk: Talk, /, **options: Any) -> None:
         from dgmm.report import write_report
 
         write_report(options["report"], model, evaluation=evaluation)
-    if not talk.quiet:
-        for note in model.record_.notes:
-            print_line(f"note: {note}")
-    print_json(
-        {
-            "model": str(options["out"]),
-            "rows": evaluation.rows,
-            "iterations": model.n_iter_,
-            "passes": model.record_.passes + 1,
-            "converged": model.converged_,
-            "log_likelihood": evaluation.log_likelihood,
-            "bic": evaluation.bic,
-            "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory": model.record_.peak_memory,
-        }
-    )
+    facts = {
+        "rows": evaluation.rows,
+        "iterations": model.n_iter_,
+        "passes": model.record_.passes + 1,
+        "converged": model.converged_,
+        "log_likelihood": evaluation.log_likelihood,
+        "bic": evaluation.bic,
+    }
+    conclude(talk, options["out"], model, facts, started)
 
 
 def _fit(talk: Talk, options: dict[str, Any]) -> tuple[Any, Any]:
     """The fitted estimator, and the evaluation of its final parameters on the same rows."""
     dataset = open_rows(options)
-    where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
-    with open_engine(**where) as engine:
-        model = _estimator(engine, options)
-        with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
-            model._on_event = on_event
-            with stoppable(model):
-                model.fit(dataset)
+    given = {name: options[name] for name in ("n_components", "covariance_type")}
+    with engine_of(options) as engine:
+        with followed(talk, options, engine, **given) as model:
+            model.fit(dataset)
         return model, model.evaluate(dataset)
-
-
-def _estimator(engine: Any, options: dict[str, Any]) -> Any:
-    from dgmm.estimator import GaussianMixture
-
-    names = ("n_components", "covariance_type", *ESTIMATOR_ARGUMENTS)
-    given = {name: options[name] for name in names}
-    given |= checkpoint_arguments(options)
-    return GaussianMixture(**given, random_state=options["seed"], engine=engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ def _model(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     tensors, facts = read_model(path)
     model = GaussianMixture.load(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = {
         "model": str(path),
         "covariance_type": model.covariance_type,
@@ -52,6 +54,7 @@ def _model(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         "weights": model.weights_,
         "arrays": {name: [str(array.dtype), *array.shape] for name, array in tensors.items()},
         "facts": facts,
+        "sha256": digest,
     }
     weights = sorted(model.weights_, reverse=True)
     table = {
@@ -60,12 +63,17 @@ def _model(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         "features": str(model.n_features_in_),
         "weights, largest first": _joined([f"{weight:.4g}" for weight in weights]),
         "size": format_bytes(path.stat().st_size),
+        # A file whose own checksum does not fit is not read at all.
+        "checksum": f"verified; SHA-256 of the file {digest[:16]}",
     }
     return record, table | {f"fact: {key}": _short(value) for key, value in facts.items()}
 
 
 def _data(path: str, dataset: Dataset) -> tuple[dict[str, Any], dict[str, str]]:
+    from dgmm.data.stored_facts import stored_facts
+
     largest = max((block.nbytes for block in dataset.blocks), default=0)
+    stored = stored_facts(dataset)
     record = {
         "data": path,
         "rows": dataset.n_rows,
@@ -75,6 +83,7 @@ def _data(path: str, dataset: Dataset) -> tuple[dict[str, Any], dict[str, str]]:
         "blocks": len(dataset.blocks),
         "largest_block_bytes": largest,
         "fingerprint": dataset.fingerprint,
+        **stored,
     }
     table = {
         "rows": f"{dataset.n_rows:,}",
@@ -83,8 +92,22 @@ def _data(path: str, dataset: Dataset) -> tuple[dict[str, Any], dict[str, str]]:
         "size": format_bytes(dataset.nbytes),
         "blocks": f"{len(dataset.blocks):,}, up to {format_bytes(largest)}",
         "fingerprint": dataset.fingerprint[:16],
+        **_storage_rows(stored),
     }
     return record, table
+
+
+def _storage_rows(stored: Mapping[str, Any]) -> dict[str, str]:
+    """What the table says of chunks and checksums."""
+    rows = {"format": str(stored["format"])} if stored else {}
+    for name in ("chunks", "shards"):
+        if stored.get(name):
+            rows[name] = " × ".join(f"{size:,}" for size in stored[name])
+    if stored.get("codecs"):
+        rows["codecs"] = ", ".join(stored["codecs"])
+    if stored:
+        rows["checksum"] = stored["checksum"] or "none: damage would go unnoticed"
+    return rows
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgmm.cli.engines import open_engine
+from dgmm.cli.engines import engine_of
 
 if TYPE_CHECKING:
     from dgmm.data.dataset import Dataset
@@ -16,14 +16,19 @@ __all__ = ["open_model", "open_rows"]
 
 
 def open_rows(options: Mapping[str, Any]) -> Dataset:
-    """The dataset that DATA and the data options name."""
+    """The dataset that DATA and its options name, with weights and labels where they are given."""
     from dgmm.data.opening import open_dataset
 
     given = {"on_missing_chunk": options["on_missing_chunk"]}
     # Left out, the library's own default holds.
     if options["block_bytes"] is not None:
         given["block_bytes"] = options["block_bytes"]
-    return open_dataset(options["data"], **given)
+    dataset = open_dataset(options["data"], **given)
+    if options.get("sample_weight") is not None:
+        dataset = dataset.with_weights(options["sample_weight"])
+    if options.get("labels") is not None:
+        dataset = dataset.with_labels(options["labels"])
+    return dataset
 
 
 @contextmanager
@@ -32,7 +37,6 @@ def open_model(path: Path, options: Mapping[str, Any]) -> Iterator[Any]:
     from dgmm.estimator import GaussianMixture
 
     model = GaussianMixture.load(path, device=options["device"])
-    where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
-    with open_engine(**where) as engine:
+    with engine_of(options) as engine:
         model.set_params(engine=engine, memory_limit=options["memory_limit"])
         yield model

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from dgmm.errors import InvalidParameterError
-from dgmm.sizes import parse_bytes
+from dgmm.cli.values import column_or_place, interval, memory_size, numbers, size, temperatures
 
 __all__ = [
-    "ESTIMATOR_ARGUMENTS",
     "Talk",
     "check_out",
     "check_parent",
-    "checkpoint_arguments",
     "checkpoint_options",
     "data_options",
     "engine_options",
+    "estimator_arguments",
     "estimator_options",
+    "label_option",
     "out_path",
-    "size",
     "talk_options",
+    "variant_options",
+    "weight_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,19 +32,40 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass
 class Talk:
-    """How much a command says; the object of click's context."""
+    """How much a command says, and which it is; the object of click's context."""
 
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    command: click.Command | None = None
 
 
-def size(value: str) -> int:
-    """Bytes, as ``16777216`` or ``512MiB``; a type for click."""
-    try:
-        return parse_bytes(value)
-    except InvalidParameterError as error:
-        raise click.BadParameter(str(error)) from error
+def weight_option(command: F) -> F:
+    """What each row counts for."""
+    return _with(
+        command,
+        click.option(
+            "--sample-weight",
+            type=column_or_place,
+            metavar="COLUMN|PATH",
+            help="A weight for each row: the number of a column of DATA (then no feature), a .npy "
+            "file or a Zarr array (path or URL).",
+        ),
+    )
+
+
+def label_option(command: F, *, hidden: bool = False) -> F:
+    """What is known of the rows' components."""
+    return _with(
+        command,
+        click.option(
+            "--labels",
+            metavar="PATH",
+            hidden=hidden,
+            help="The number of each row's component, -1 where it is unknown: a .npy file or a "
+            "Zarr array (path or URL).",
+        ),
+    )
 
 
 def data_options(command: F) -> F:
@@ -54,6 +75,7 @@ def data_options(command: F) -> F:
         click.option(
             "--block-bytes",
             type=size,
+            metavar="SIZE",
             help="Bytes read at a time, e.g. 16MiB. Part of what makes a result repeatable.",
         ),
         click.option(
@@ -90,7 +112,8 @@ def engine_options(command: F) -> F:
         ),
         click.option(
             "--memory-limit",
-            type=size,
+            type=memory_size,
+            metavar="SIZE",
             help="Memory of each process above what Python and its libraries take, e.g. 512MiB.",
         ),
         click.option(
@@ -103,7 +126,7 @@ def engine_options(command: F) -> F:
 
 
 # What becomes of the estimator's options: arguments of the same names (--seed has its own).
-ESTIMATOR_ARGUMENTS = (
+_ESTIMATOR_ARGUMENTS = (
     "tol",
     "reg_covar",
     "max_iter",
@@ -111,10 +134,24 @@ ESTIMATOR_ARGUMENTS = (
     "halve_after",
     "acceleration",
     "init_params",
+    "covariance_floor",
     "device",
     "dtype",
     "memory_limit",
+    "algorithm",
+    "annealing",
+    "weight_concentration_prior",
+    "mean_prior",
+    "mean_precision_prior",
+    "covariance_prior",
+    "degrees_of_freedom_prior",
 )
+
+
+def estimator_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the estimator, from the options that have a value."""
+    given = {name: options[name] for name in _ESTIMATOR_ARGUMENTS if options[name] is not None}
+    return {**given, **checkpoint_arguments(options), "random_state": options["seed"]}
 
 
 def estimator_options(command: F) -> F:
@@ -151,6 +188,11 @@ def estimator_options(command: F) -> F:
             show_default=True,
             help="Added to the diagonal of covariances.",
         ),
+        click.option(
+            "--covariance-floor",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Least eigenvalue of the covariances, in place of --reg-covar.",
+        ),
         click.option("--max-iter", type=click.IntRange(min=0), default=100, show_default=True),
         click.option(
             "--init-params",
@@ -163,16 +205,43 @@ def estimator_options(command: F) -> F:
     )
 
 
-def interval(value: str) -> int | str:
-    """Iterations, or a time, between two checkpoints; a type for click."""
-    from dgmm.checkpoint import Interval
+def variant_options(command: F, *, hidden: bool = False) -> F:
+    """What else than the maximum likelihood is sought, and how.
 
-    given = int(value) if value.strip().isdecimal() else value
-    try:
-        Interval.of(given, "it")
-    except InvalidParameterError as error:
-        raise click.BadParameter(str(error)) from error
-    return given
+    Hidden where the library refuses them, and says why.
+    """
+    return _with(
+        command,
+        click.option(
+            "--algorithm",
+            type=click.Choice(["em", "cem", "sem"]),
+            default="em",
+            show_default=not hidden,
+            hidden=hidden,
+            help="Expectation-maximisation, classification EM or stochastic EM.",
+        ),
+        click.option(
+            "--annealing",
+            type=temperatures,
+            metavar="TEMPERATURES",
+            hidden=hidden,
+            help="Of the first iterations, decreasing to 1: 4,2,1 or 8:1:20 (from 8 to 1 in 20).",
+        ),
+        *(
+            click.option(f"--{name}", type=kind, metavar=metavar, hidden=hidden, help=text)
+            for name, kind, metavar, text in _PRIORS
+        ),
+    )
+
+
+# Those that differ by component or feature are for Python, where they are arrays.
+_PRIORS: tuple[tuple[str, Any, str, str], ...] = (
+    ("weight-concentration-prior", float, "NUMBER", "α of a Dirichlet prior of the weights, ≥ 1."),
+    ("mean-prior", numbers, "NUMBERS", "Where the means are expected: a number, or 0,0.5,... ."),
+    ("mean-precision-prior", float, "NUMBER", "How many rows --mean-prior counts for."),
+    ("covariance-prior", float, "NUMBER", "Ψ of covariances: that multiple of the identity."),
+    ("degrees-of-freedom-prior", float, "NUMBER", "ν that goes with --covariance-prior."),
+)
 
 
 def checkpoint_options(command: F) -> F:
@@ -203,7 +272,7 @@ def checkpoint_options(command: F) -> F:
     )
 
 
-def checkpoint_arguments(options: dict[str, Any]) -> dict[str, Any]:
+def checkpoint_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """What becomes of them: arguments of the estimator, none where no checkpoints are kept."""
     if options["checkpoint"] is not None:
         return {name: options[name] for name in ("checkpoint", "checkpoint_every", "resume")}

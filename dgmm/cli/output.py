@@ -10,11 +10,13 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
+
+from dgmm.errors import ConstantFeatureWarning, EmptyComponentWarning
 
 __all__ = ["print_json", "print_line", "redact", "strict", "warnings_as_lines"]
 
@@ -53,8 +55,12 @@ def print_line(text: str) -> None:
 
 
 @contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Show Python warnings as a line each, without the source line that gave them."""
+def warnings_as_lines(reworded: Callable[[str], str] = str) -> Iterator[None]:
+    """Show Python warnings as a line each, without the source line that gave them.
+
+    ``reworded`` is applied to each. Constant columns and empty components are among the notes on a
+    fit already.
+    """
 
     def show(
         message: Warning | str,
@@ -65,8 +71,10 @@ def warnings_as_lines() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         del category, filename, lineno, line
-        print(redact(f"dgmm: warning: {message}"), file=file or sys.stderr)
+        print(redact(f"dgmm: warning: {reworded(str(message))}"), file=file or sys.stderr)
 
     with warnings.catch_warnings():
+        for category in (ConstantFeatureWarning, EmptyComponentWarning):
+            warnings.simplefilter("ignore", category)
         warnings.showwarning = show
         yield

@@ -4,51 +4,36 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dgmm.cli.engines import open_engine
+from dgmm.cli.engines import engine_of
+from dgmm.cli.fitting import conclude, followed, out_option
 from dgmm.cli.opening import open_rows
 from dgmm.cli.options import (
-    ESTIMATOR_ARGUMENTS,
     Talk,
-    checkpoint_arguments,
     checkpoint_options,
     data_options,
     engine_options,
     estimator_options,
-    out_path,
+    label_option,
     talk_options,
+    variant_options,
+    weight_option,
 )
-from dgmm.cli.output import print_json, print_line
-from dgmm.cli.progress import follow
-from dgmm.cli.signals import stoppable
+from dgmm.cli.values import component_counts
 
 if TYPE_CHECKING:
     from dgmm.selection import Selection
 
-__all__ = ["component_counts", "select"]
+__all__ = ["select"]
 
 _CRITERIA = ["bic", "aic", "icl", "heldout"]
 
 # A log has no width of its own.
 _LOG_WIDTH = 120
-
-
-def component_counts(text: str) -> list[int]:
-    """Numbers of components, as ``1:10`` (both ends included), ``2,4,8`` or ``3``."""
-    counts: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition(":")
-            counts.extend(range(int(first), int(last or first) + 1))
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise click.BadParameter(f"{text!r} is not like 1:10, 2,4,8 or 3, of positive integers")
-    return counts
 
 
 @click.command()
@@ -78,14 +63,11 @@ def component_counts(text: str) -> list[int]:
     show_default=True,
     help="Share of the rows to score on, with --criterion heldout.",
 )
+@weight_option
+@partial(label_option, hidden=True)
 @estimator_options
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    callback=out_path,
-    help="The model file to write the best to.",
-)
+@partial(variant_options, hidden=True)
+@out_option("The model file to write the best to.")
 @data_options
 @engine_options
 @checkpoint_options
@@ -95,7 +77,8 @@ def select(talk: Talk, /, **options: Any) -> None:
     """Fit mixtures of several sizes and families to DATA and write the best to a model file.
 
     All of them share every pass over DATA, which is what "dgmm fit" takes. A table of them goes
-    to standard error; the last line on standard output is one JSON object.
+    to standard error; the last line on standard output is one JSON object. Candidates are compared
+    by EM's likelihood, without labels, priors and other algorithms than EM.
     """
     started = time.perf_counter()
     found = _select(talk, options)
@@ -103,42 +86,29 @@ def select(talk: Talk, /, **options: Any) -> None:
     model.save(options["out"])
     if not talk.quiet:
         _print_table(found)
-        for note in model.record_.notes:
-            print_line(f"note: {note}")
-    print_json(
-        {
-            "model": str(options["out"]),
-            "criterion": found.criterion,
-            "covariance_type": best.covariance_type,
-            "n_components": best.n_components,
-            "rows": model.record_.rows,
-            "iterations": best.n_iter,
-            "passes": model.record_.passes,
-            "converged": best.converged,
-            "log_likelihood": best.log_likelihood,
-            **{name: getattr(best, name) for name in _CRITERIA},
-            "candidates": found.table.to_dicts(),
-            "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory": model.record_.peak_memory,
-        }
-    )
+    facts = {
+        "criterion": found.criterion,
+        "covariance_type": best.covariance_type,
+        "n_components": best.n_components,
+        "rows": model.record_.rows,
+        "iterations": best.n_iter,
+        "passes": model.record_.passes,
+        "converged": best.converged,
+        "log_likelihood": best.log_likelihood,
+        **{name: getattr(best, name) for name in _CRITERIA},
+        "candidates": found.table.to_dicts(),
+    }
+    conclude(talk, options["out"], model, facts, started)
 
 
 def _select(talk: Talk, options: dict[str, Any]) -> Selection:
-    from dgmm.estimator import GaussianMixture
     from dgmm.selection import run_selection
 
     dataset = open_rows(options)
-    where = {key: options[key] for key in ("engine", "n_threads", "scheduler", "n_workers")}
-    with open_engine(**where) as engine:
-        given = {name: options[name] for name in ESTIMATOR_ARGUMENTS}
-        given |= checkpoint_arguments(options)
-        template = GaussianMixture(**given, random_state=options["seed"], engine=engine)
-        names = ("n_components", "covariance_types", "criterion", "holdout")
-        with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
-            template._on_event = on_event
-            with stoppable(template):
-                return run_selection(template, dataset, **{name: options[name] for name in names})
+    names = ("n_components", "covariance_types", "criterion", "holdout")
+    given = {name: options[name] for name in names}
+    with engine_of(options) as engine, followed(talk, options, engine) as template:
+        return run_selection(template, dataset, **given)
 
 
 def _print_table(found: Selection) -> None:

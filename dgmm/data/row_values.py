@@ -31,6 +31,10 @@ __all__ = ["Piece", "open_column", "pieces_of", "read_pieces"]
 
 Array = np.ndarray[Any, Any]
 
+# Of a block of a column that has to be read. Rows are wider than their weights: many blocks of rows
+# would share a large one, and each would read all of it.
+_COLUMN_BYTES = DEFAULT_BLOCK_BYTES // 16
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -124,7 +128,7 @@ def _two_dimensional(values: Any) -> Any:
 def _open_dask(source: Any) -> Dataset:
     from dgmm.data.dask import open_dask
 
-    column = open_dask(_two_dimensional(source), DEFAULT_BLOCK_BYTES)
+    column = open_dask(_two_dimensional(source), _COLUMN_BYTES)
     if not any(getattr(block, "futures", ()) for block in column.blocks):
         return column
     # A worker's task must not wait for another task, which joining a cluster's chunks would be.
@@ -201,8 +205,7 @@ def _zarr_blocks(source: Any, node: Any) -> Iterator[Block]:
 
     location, given = (source, None) if isinstance(source, Location) else place_of(source)
     unit = (getattr(node, "shards", None) or node.chunks)[0]
-    # Small blocks: rows are wider than their weights, so many blocks of rows share one of these.
-    step = units_within(unit, node.dtype.itemsize, DEFAULT_BLOCK_BYTES // 16)
+    step = units_within(unit, node.dtype.itemsize, _COLUMN_BYTES)
     for start in range(0, node.shape[0], step):
         count = min(step, node.shape[0] - start)
         yield ZarrColumnBlock(start, count, 1, node.dtype, location, given)

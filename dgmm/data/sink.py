@@ -28,6 +28,11 @@ __all__ = ["Replacing", "ZarrSink", "open_sink"]
 
 _DELETES_AT_A_TIME = 64
 
+# Rows handed to a sink that are written at once although no chunk is larger, and what Zarr's own
+# objects and threads take, as measured.
+_PIECE_BYTES = 4 * 2**20
+_SLACK = 4 * 2**20
+
 
 @dataclass(frozen=True)
 class Replacing:
@@ -71,6 +76,19 @@ class ZarrSink:
         self._unit = int((array.shards or array.chunks)[0])
         self._pending = np.empty((0, *array.shape[1:]), array.dtype)
         self._buffer: np.ndarray[Any, Any] | None = None
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Most bytes held while rows are collected and written, above the rows handed in.
+
+        A chunk as it is collected and as its codecs make it. Between the two Zarr copies rows that
+        are in a shard, in several chunks side by side, or too few for the last chunk, which it
+        makes whole.
+        """
+        row_bytes = self.array.dtype.itemsize * int(np.prod(self.array.shape[1:]))
+        unit = max(self._unit * row_bytes, _PIECE_BYTES)
+        apart = self.array.shards is not None or self.array.chunks[1:] != self.array.shape[1:]
+        return (3 if apart or self.array.shape[0] % self._unit else 2) * unit + _SLACK
 
     def write(self, values: Any) -> None:
         """Append rows.

@@ -47,8 +47,10 @@ class BlockTask(Protocol[M_co]):
         """Most bytes of one result, of any number of rows."""
         ...
 
+    # A task may have ``library_bytes``: what the libraries that it calls take once in a process.
     # A task that streams also has ``value_bytes_per_row``: bytes of one row's value. Without it
-    # (0), a stream gives whole parts and takes their values to be small.
+    # (0), a stream gives whole parts and takes their values to be small. One that can be cut for
+    # threads that would otherwise be idle is a dgmm.engine.spreading.SliceableTask.
 
     def workspace(self) -> Any:
         """Scratch memory for one thread, handed to every :meth:`evaluate` of that thread."""
@@ -72,12 +74,16 @@ class Counters:
         already do not count.
     nodes_received : int
         Most tree nodes that the driver received in one pass.
+    slices : int
+        Most slices that a task was cut into for threads or workers that its ranges of rows would
+        have left idle (:mod:`dgmm.engine.spreading`).
     """
 
     passes: int = 0
     block_reads: int = 0
     bytes_read: int = 0
     nodes_received: int = 0
+    slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,25 @@ class Session(Protocol):
     counters: Counters
 
     def run(
-        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[M],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[M]:
-        """Evaluate ``task`` on every part of the blocks (all by default) and merge the results."""
+        """Evaluate ``task`` on every part of the blocks (all by default) and merge the results.
+
+        Parameters
+        ----------
+        task : BlockTask
+        blocks : sequence of int, optional
+        keep : {"partition"}, optional
+            Keep the value of each block as well.
+        again : bool, default=False
+            A hint that a pass over all blocks is likely to follow: an engine may begin to read
+            for it while the caller works on the result.
+        """
         ...
 
     def stream(

@@ -8,7 +8,10 @@ that came first and turns away the rest.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from dgmm.data.dataset import Rows
 
@@ -17,6 +20,8 @@ __all__ = ["BlockCache", "held_bytes"]
 
 class BlockCache:
     """The first blocks that fit in a budget, by block number. Safe to use from many threads.
+
+    A block that is turned away is found all the same while somebody works on it.
 
     Parameters
     ----------
@@ -29,6 +34,8 @@ class BlockCache:
         self._rows: dict[int, Rows] = {}
         self._nbytes = 0
         self._lock = threading.Lock()
+        self._in_use: WeakValueDictionary[int, Rows] = WeakValueDictionary()
+        self._turns: dict[int, threading.Lock] = {}
 
     @property
     def nbytes(self) -> int:
@@ -39,12 +46,27 @@ class BlockCache:
         return block in self._rows
 
     def get(self, block: int) -> Rows | None:
-        return self._rows.get(block)
+        with self._lock:
+            rows = self._rows.get(block)
+            return self._in_use.get(block) if rows is None else rows
+
+    @contextmanager
+    def turn(self, block: int) -> Iterator[None]:
+        """While one task reads a block, hold up the others that are about to: they will find it."""
+        with self._lock:
+            turn = self._turns.setdefault(block, threading.Lock())
+        with turn:
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._turns.pop(block, None)
 
     def offer(self, block: int, rows: Rows) -> None:
         """Keep the rows if they fit."""
         size = held_bytes(rows)
         with self._lock:
+            self._in_use[block] = rows
             if block not in self._rows and self._nbytes + size <= self._budget:
                 self._rows[block] = rows
                 self._nbytes += size
@@ -60,6 +82,7 @@ class BlockCache:
     def clear(self) -> None:
         with self._lock:
             self._rows.clear()
+            self._in_use.clear()
             self._nbytes = 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -15,7 +15,15 @@ from distributed.comm.core import CommClosedError
 from distributed.core import RPCClosed
 from distributed.protocol.pickle import dumps
 
-from dgmm.engine.dask_graph import PassGraph, Share, assign, home_of, remote_rows, share_out
+from dgmm.engine.dask_graph import (
+    PassGraph,
+    Share,
+    assign,
+    home_of,
+    ranges_of_worker,
+    remote_rows,
+    share_out,
+)
 from dgmm.engine.memory import available_memory
 from dgmm.engine.work import Selection
 from dgmm.engine.worker import Range, stop_pass
@@ -97,10 +105,13 @@ class Cluster:
         limits = [one["memory_limit"] for one in info if one.get("memory_limit")]
         return int(min(limits)) if limits else available_memory() // max(1, len(info))
 
-    def cut(self, selection: Selection, workers: Collection[str]) -> Held:
-        """Cut a selection into ranges, each near the worker that holds most of its blocks."""
+    def cut(self, selection: Selection, workers: Mapping[str, int]) -> Held:
+        """Cut a selection into ranges, each near the worker that holds most of its blocks.
+
+        ``workers`` are their threads by address.
+        """
         homes = self.homes(selection)
-        shares = share_out(selection, len(workers), homes)
+        shares = share_out(selection, sum(map(ranges_of_worker, workers.values())), homes)
         held = Held(shares, [_home_of_range(selection, homes, one) for one in shares])
         held.assign(workers)
         return held
@@ -232,9 +243,12 @@ class Cluster:
             pending = [one for one in futures if one.status != "finished"]
             if not pending:
                 return
-            with self._reached(), suppress(TimeoutError), self._client.as_current():
-                wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
+            try:
+                with self._reached(), self._client.as_current():
+                    wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
                 continue
+            except TimeoutError as error:
+                _let_go(error)
             now = self._threads()
             seen = monotonic() if now else seen
             if monotonic() - seen > self._timeout:
@@ -265,6 +279,15 @@ class Cluster:
             f"the cluster has had no workers for {self._timeout:g} seconds; start workers, or "
             "raise no_workers_timeout of DaskEngine"
         )
+
+
+def _let_go(error: BaseException) -> None:
+    """Free the frames that an error of distributed's ``sync`` holds.
+
+    One of them holds the error, and others hold futures: until the garbage collector came by, the
+    results of a pass would stay on the workers.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 def _home_of_range(selection: Selection, homes: Sequence[Any], share: Share) -> Any:

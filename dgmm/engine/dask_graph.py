@@ -23,6 +23,7 @@ __all__ = [
     "assign",
     "deal",
     "home_of",
+    "ranges_of_worker",
     "remote_rows",
     "share_out",
     "share_pieces",
@@ -35,10 +36,9 @@ ARITY = 16
 # pass 10 ms, for one more step through the scheduler and a transfer between workers.
 INLINE_BYTES = 2**16
 
-# Ranges per worker: enough to even out, few enough at 2 to 3 ms each. As ranges are subtrees, there
-# may be half as many again.
+# Ranges per worker, or one for each of its threads if it has more: enough to even out, few enough
+# at 2 to 3 ms each. As ranges are subtrees, there may be half as many again.
 TASKS_PER_WORKER = 4
-MOST_PER_WORKER = 6
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,30 @@ class Share:
     given: tuple[Any, ...]
 
 
+def ranges_of_worker(n_threads: int) -> int:
+    """Ranges that a worker with so many threads is to have in a pass, as long as there are some."""
+    return max(TASKS_PER_WORKER, n_threads)
+
+
 def share_out(
-    selection: Selection, n_workers: int, homes: Sequence[object] | None = None
+    selection: Selection, n_ranges: int, homes: Sequence[object] | None = None
 ) -> list[Share]:
-    """Cut a selection into about four ranges per worker.
+    """Cut a selection into about so many ranges, and at most half as many again.
 
     Parameters
     ----------
     selection : Selection
-    n_workers : int
+    n_ranges : int
     homes : sequence of length n_blocks, optional
         The worker that holds each block already. A range keeps to one of them unless that would
         take too many ranges; one that spans several brings the blocks of the others to its worker.
     """
     shape = selection.shape
     # The power of two nearest to an equal share; above 4/3 of one the tasks would be too few.
-    equal = max(1, shape.n_leaves / (TASKS_PER_WORKER * n_workers))
+    equal = max(1, shape.n_leaves / n_ranges)
     size = 1 << max(0, int(equal * 4 / 3).bit_length() - 1)
     nodes = frontier(shape, size, homes=homes)
-    if len(nodes) > MOST_PER_WORKER * n_workers:
+    if len(nodes) > 3 * n_ranges // 2:
         nodes = frontier(shape, size)
     return [_share(selection, node) for node in nodes]
 
@@ -223,9 +228,10 @@ class PassGraph:
         key = f"dgmm-{what}-{self.name}"
         return self._add(key, (loads, content), worker)
 
-    def add_task(self, content: bytes) -> Any:
+    def add_task(self, content: bytes, number: int = 0) -> Any:
         """A pickled :class:`~dgmm.engine.base.BlockTask`, as :meth:`add_range` takes it."""
-        return content if len(content) <= INLINE_BYTES else self.add_pickled("task", content)
+        inline = len(content) <= INLINE_BYTES
+        return content if inline else self.add_pickled(f"task-{number}", content)
 
     def add_range(
         self,
@@ -249,11 +255,11 @@ class PassGraph:
         return self._add(key, (*call, *arguments, rows), worker)
 
     def add_merges(
-        self, shape: Shape, nodes: Sequence[Node], keys: Sequence[str]
+        self, shape: Shape, nodes: Sequence[Node], keys: Sequence[str], most: int = ARITY
     ) -> tuple[list[Node], list[str]]:
-        """Tasks that merge nodes until at most :data:`ARITY` are left. Returns those."""
+        """Tasks that merge nodes until at most ``most`` are left. Returns those."""
         tops, names = list(nodes), list(keys)
-        while len(tops) > ARITY:
+        while len(tops) > most:
             groups = group(shape, tops, ARITY)
             merged = [
                 names[inside.start]

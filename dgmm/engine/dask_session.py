@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -17,19 +17,20 @@ from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Red
 from dgmm.engine.dask_cluster import Cluster, Held
 from dgmm.engine.dask_graph import (
     ARITY,
-    TASKS_PER_WORKER,
     PassGraph,
     Share,
     deal,
+    ranges_of_worker,
     remote_rows,
     share_pieces,
 )
 from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
 from dgmm.engine.pieces import cut_finely, value_bytes
+from dgmm.engine.spreading import joined, lend, spread
 from dgmm.engine.tree import Node, TreeReducer
 from dgmm.engine.work import BlockWork, Selection, check_keep, select
 from dgmm.engine.worker import NodeResult, Settings, close_session, evaluate_blocks, reduce_range
-from dgmm.errors import EngineError
+from dgmm.errors import EngineError, MemoryLimitError
 
 __all__ = ["DaskSession"]
 
@@ -74,9 +75,16 @@ class DaskSession:
         self.plan = plan_memory(self._demand, max(workers.values()), self._worker_limit)
 
     def run(
-        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[M],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[M]:
         """Evaluate a task on every part and merge the results; see :class:`Session`.
+
+        Workers read nothing for the next pass: their caches hold what fits.
 
         Raises
         ------
@@ -91,11 +99,12 @@ class DaskSession:
         self._plan_driver({"results received": n_received * task.result_bytes})
         for attempt in range(ATTEMPTS):
             try:
-                tops, nodes = self._pass(task, selection, keep_blocks, near=attempt == 0)
+                found = self._pass(task, selection, keep_blocks, near=attempt == 0)
             except CancelledError as error:
-                lost = error
+                lost = str(error)
                 continue
-            return self._merge(selection, tops, nodes, keep_blocks)
+            self.counters.passes += 1
+            return found
         raise EngineError(
             f"the cluster dropped the tasks of a pass {ATTEMPTS} times ({lost}); its scheduler or "
             "the workers that held the rows are gone"
@@ -116,7 +125,7 @@ class DaskSession:
         # They pass through the scheduler, which may live in this process too.
         self._plan_driver({"values received": 4 * most, "buffers of the consumer": consumer_bytes})
         threads = self._cluster.workers()
-        self._plan_workers(task, max(threads.values()), n_kept=0, value_bytes=most)
+        self._plan_workers((task,), max(threads.values()), n_kept=0, value_bytes=most)
         # The consumer may run passes in between, which have plans of their own.
         plan, span = self.plan, self.plan.span
         first = PassGraph(uuid4().hex)
@@ -161,45 +170,95 @@ class DaskSession:
         if self._closed:
             raise EngineError("the session is closed; open another with engine.session(dataset)")
 
-    def _pass(
-        self, task: BlockTask[M], selection: Selection, keep: bool, near: bool
-    ) -> tuple[list[Node], list[NodeResult[M]]]:
-        """The nodes that are left when the workers have merged what they can.
-
-        With ``near``, ranges ask for the worker that has their blocks in its cache.
-        """
-        graph, workers = PassGraph(uuid4().hex), self._cluster.workers()
-        self._plan_workers(task, max(workers.values()), len(selection.work) if keep else 0)
-        held = self._hold(selection, workers)
+    def _pass(self, task: BlockTask[M], selection: Selection, keep: bool, near: bool) -> Reduced[M]:
+        """One pass. With ``near``, ranges ask for the worker that has their blocks in its cache."""
+        graph, threads = PassGraph(uuid4().hex), self._cluster.workers()
+        n_kept = len(selection.work) if keep else 0
+        self._plan_workers((task,), max(threads.values()), n_kept)
+        held = self._hold(selection, threads)
+        slices, lent = self._spread(task, selection, held, threads, n_kept)
         window = max(1, self.plan.window // self.plan.n_threads)
         settings = self._settings(graph, self.plan, window, keep=keep)
-        sent = graph.add_task(dumps(task))
-        keys = [
-            graph.add_range(
-                reduce_range, number, share, worker if near else None, (sent, handle, settings)
-            )
-            for number, (share, worker, handle) in enumerate(held.items())
-        ]
-        tops, names = graph.add_merges(selection.shape, [one.node for one in held.shares], keys)
+        names: list[str] = []
+        for number, one in enumerate(slices):
+            sent = graph.add_task(dumps(one), number)
+            keys = [
+                graph.add_range(
+                    reduce_range,
+                    place * len(slices) + number,
+                    share,
+                    lent[place][number] if near else None,
+                    (sent, handle, settings),
+                )
+                for place, (share, _, handle) in enumerate(held.items())
+            ]
+            nodes = [share.node for share in held.shares]
+            tops, merged = graph.add_merges(selection.shape, nodes, keys, ARITY // len(slices))
+            names += merged
         futures = self._cluster.submit(graph, names)
         try:
-            return tops, self._cluster.collect(graph, futures, workers if near else ())
+            near_by = [worker for workers in lent for worker in workers] if near else ()
+            results = self._cluster.collect(graph, futures, near_by)
         except BaseException:
             self._cluster.give_up(graph, futures, self._name)
             raise
+        return self._merge(task, slices, selection, tops, results, keep)
+
+    def _spread(
+        self,
+        task: BlockTask[M],
+        selection: Selection,
+        held: Held,
+        threads: Mapping[str, int],
+        n_kept: int,
+    ) -> tuple[tuple[BlockTask[M], ...], list[list[str]]]:
+        """The slices of a task, and for each range the worker of each slice.
+
+        A block is then read by every worker that evaluates a slice on it. That is why a task is
+        cut only where there are fewer blocks than threads.
+        """
+        whole = (task,), [[worker] for worker in held.workers]
+        slots = {worker: min(n, self.plan.n_threads) for worker, n in threads.items()}
+        if len(selection.work) >= sum(slots.values()):
+            return whole
+        slices = spread(task, len(held.shares), sum(slots.values()), ARITY)
+        lent = lend(held.workers, len(slices), slots)
+        if len(slices) == 1:
+            return whole
+        try:
+            brought = {"rows brought from other workers": _most_brought(held, lent)}
+            self._plan_workers(slices, max(threads.values()), n_kept, other=brought)
+        except MemoryLimitError:
+            return whole
+        return slices, lent
 
     def _merge(
-        self, selection: Selection, tops: list[Node], nodes: list[NodeResult[M]], keep: bool
+        self,
+        task: BlockTask[M],
+        slices: Sequence[BlockTask[M]],
+        selection: Selection,
+        tops: list[Node],
+        results: list[NodeResult[M]],
+        keep: bool,
     ) -> Reduced[M]:
-        reducer: TreeReducer[M] = TreeReducer(selection.shape)
-        partitions: dict[int, M] = {}
-        for top, node in zip(tops, nodes, strict=True):
-            reducer.add(top, node.value)
-            partitions.update(node.kept)
-            self._count(node)
-        self.counters.passes += 1
-        self.counters.nodes_received = max(self.counters.nodes_received, len(nodes))
-        return Reduced(reducer.result(), dict(sorted(partitions.items())) if keep else None)
+        totals: list[M] = []
+        kept: list[dict[int, M]] = []
+        for first in range(0, len(results), len(tops)):
+            reducer: TreeReducer[M] = TreeReducer(selection.shape)
+            partitions: dict[int, M] = {}
+            for top, node in zip(tops, results[first : first + len(tops)], strict=True):
+                reducer.add(top, node.value)
+                partitions.update(node.kept)
+                self._count(node)
+            totals.append(reducer.result())
+            kept.append(partitions)
+        self.counters.nodes_received = max(self.counters.nodes_received, len(results))
+        self.counters.slices = max(self.counters.slices, len(slices))
+        total = joined(task, slices, totals)
+        if not keep:
+            return Reduced(total)
+        numbers = sorted(kept[0])
+        return Reduced(total, {n: joined(task, slices, [one[n] for one in kept]) for n in numbers})
 
     def _begin(
         self, plan: MemoryPlan, share: Share, sent: Future[Any], worker: str | None
@@ -221,7 +280,7 @@ class DaskSession:
         self._count(result)
         return cast(NodeResult[Any], result)
 
-    def _hold(self, selection: Selection, workers: Collection[str]) -> Held:
+    def _hold(self, selection: Selection, workers: Mapping[str, int]) -> Held:
         """The ranges of a selection; those of the whole dataset are cut and shipped once."""
         if selection is not self._everything:
             held = self._cluster.cut(selection, workers)
@@ -244,16 +303,29 @@ class DaskSession:
         )
 
     def _plan_workers(
-        self, task: BlockTask[Any], n_threads: int, n_kept: int, value_bytes: int = 0
+        self,
+        slices: Sequence[BlockTask[Any]],
+        n_threads: int,
+        n_kept: int,
+        *,
+        value_bytes: int = 0,
+        other: Mapping[str, int] | None = None,
     ) -> None:
-        waiting = (TASKS_PER_WORKER + ARITY + n_kept) * task.result_bytes
+        result_bytes = sum(one.result_bytes for one in slices)
+        waiting = (ranges_of_worker(n_threads) + ARITY + n_kept) * result_bytes
+        items = {
+            **self._demand.other,
+            "results sent, merged or kept": waiting,
+            "compiled loops": getattr(slices[0], "library_bytes", 0),
+            **(other or {}),
+        }
         demand = replace(
             self._demand,
-            workspace_bytes=task.workspace_bytes,
-            result_bytes=task.result_bytes,
+            workspace_bytes=max(one.workspace_bytes for one in slices),
+            result_bytes=result_bytes,
             height=self._everything.shape.height,
             value_bytes=value_bytes,
-            other={**self._demand.other, "results sent, merged or kept": waiting},
+            other=items,
         )
         self.plan = plan_memory(demand, n_threads, self._worker_limit)
 
@@ -284,6 +356,16 @@ def _worker_demand(dataset: Dataset, n_workers: int) -> Demand:
     read = [block for block in dataset.blocks if remote_rows(block) is None]
     kept = {"rows kept on workers": -(-resident // n_workers)}
     return replace(demand_of(read, 1), other=kept)
+
+
+def _most_brought(held: Held, lent: Sequence[Sequence[str]]) -> int:
+    """Most bytes of rows in memory that a worker is sent because it is lent ranges of others."""
+    brought: Counter[str] = Counter()
+    for (share, home, _), workers in zip(held.items(), lent, strict=True):
+        rows = sum(item.block.nbytes for item in share.range.work if item.block.is_resident)
+        for worker in set(workers) - {home}:
+            brought[worker] += rows
+    return max(brought.values(), default=0)
 
 
 def _first_rows(item: BlockWork) -> list[int]:

@@ -3,8 +3,9 @@
 Reader threads fill a window of blocks; compute threads take parts from its front. Both go through
 the blocks in order, so the window bounds the memory and at most ``span`` parts lie between the
 first one unfinished and the last one begun, which bounds the nodes that wait in the tree (and the
-values of a stream). A feed serves one pass. Its readers may start before the pass does: nothing
-but the window limits how far ahead they are.
+values of a stream). Where the task is cut into slices (:mod:`dgmm.engine.spreading`), a part is
+given out once for each and read once for all. A feed serves one pass. Its readers may start before
+the pass does: nothing but the window limits how far ahead they are.
 """
 
 from __future__ import annotations
@@ -24,19 +25,22 @@ __all__ = ["Feed", "Lease", "Reads", "evaluate_parts"]
 
 
 class Lease(NamedTuple):
-    """A part that a thread has taken on.
+    """A part that a thread has taken on, for one slice of the task.
 
     Attributes
     ----------
     number : int
-        Place of the part in the pass.
+        Place of the lease in the pass.
     position, part : int
         The block's place in the pass, and the part's place in the block's work.
+    slice : int
+        Which slice of the task to evaluate.
     """
 
     number: int
     position: int
     part: int
+    slice: int = 0
 
 
 @dataclass
@@ -61,15 +65,24 @@ class Feed:
     window : int
         Most blocks in memory at a time, those being read included; cached blocks aside.
     span : int
-        Most parts between the first unfinished and the last begun.
+        Most leases between the first unfinished and the last begun.
     cache : BlockCache
         Consulted before a block is read, offered the block afterwards.
+    slices : int, default=1
+        How often each part is given out: once for each slice of the task.
     """
 
     def __init__(
-        self, work: Sequence[BlockWork], *, window: int, span: int, cache: BlockCache
+        self,
+        work: Sequence[BlockWork],
+        *,
+        window: int,
+        span: int,
+        cache: BlockCache,
+        slices: int = 1,
     ) -> None:
         self.reads = Reads()
+        self._slices = slices
         self._work = work
         self._window, self._span, self._cache = window, span, cache
         self._changed = threading.Condition()
@@ -188,18 +201,22 @@ class Feed:
                 return None
             position = self._to_read
             self._to_read += 1
-            self._unevaluated[position] = len(self._work[position].parts)
+            self._unevaluated[position] = self._slices * len(self._work[position].parts)
             return position
 
     def _load(self, position: int) -> Rows:
         item = self._work[position]
+        if item.block.is_resident:
+            return load(item.block)
         rows = self._cache.get(item.number)
         if rows is None:
-            rows = load(item.block)
-            if not item.block.is_resident:
-                self._cache.offer(item.number, rows)
-                with self._changed:
-                    self.reads.add(Reads(1, item.block.nbytes))
+            with self._cache.turn(item.number):
+                rows = self._cache.get(item.number)
+                if rows is None:
+                    rows = load(item.block)
+                    self._cache.offer(item.number, rows)
+                    with self._changed:
+                        self.reads.add(Reads(1, item.block.nbytes))
         return rows
 
     def _may_take(self) -> bool:
@@ -210,14 +227,18 @@ class Feed:
         return lease.position in self._rows and lease.number - oldest < self._span
 
     def _advance(self) -> None:
-        number, position, part = self._next
-        if part + 1 < len(self._work[position].parts):
+        number, position, part, current = self._next
+        if current + 1 < self._slices:
+            self._next = Lease(number + 1, position, part, current + 1)
+        elif part + 1 < len(self._work[position].parts):
             self._next = Lease(number + 1, position, part + 1)
         else:
             self._next = Lease(number + 1, position + 1, 0)
 
 
-def evaluate_parts(feed: Feed, task: Any, deliver: Callable[[Lease, Any], None]) -> None:
+def evaluate_parts(
+    feed: Feed, slices: Sequence[Any], deliver: Callable[[Lease, Any], None]
+) -> None:
     """Evaluate parts until there are no more: the body of a compute thread.
 
     Errors stop the feed and are kept there.
@@ -225,13 +246,19 @@ def evaluate_parts(feed: Feed, task: Any, deliver: Callable[[Lease, Any], None])
     Parameters
     ----------
     feed : Feed
-    task : BlockTask
+    slices : sequence of BlockTask
+        The slices of the task; the task alone, if it is not cut.
     deliver : callable
         Called with each lease and its value.
     """
     try:
-        workspace = task.workspace()
+        current, workspace = -1, None
         while (lease := feed.take()) is not None:
+            task = slices[lease.slice]
+            if lease.slice != current:
+                # The memory of one workspace is what is projected for a thread.
+                workspace = None
+                current, workspace = lease.slice, task.workspace()
             with feed.named(lease):
                 value = task.evaluate(feed.rows(lease), workspace)
             feed.evaluated(lease)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +25,7 @@ from dgmm.engine.memory import (
     resolve_limit,
 )
 from dgmm.engine.pieces import cut_finely, most_value_bytes
+from dgmm.engine.spreading import joined, spread
 from dgmm.engine.tree import TreeReducer
 from dgmm.engine.work import Selection, check_keep, select
 from dgmm.errors import EngineError, InvalidParameterError
@@ -41,8 +41,9 @@ class LocalEngine:
     Parameters
     ----------
     n_threads : int, optional
-        Most threads that compute; None: one for each core that the process may use. A tight
-        memory limit may lead to fewer. The results do not depend on it, to the bit.
+        Most threads that compute; None: one for each core that the process may use, by its
+        affinity and by the CPU quota of its container. A tight memory limit may lead to fewer.
+        The results do not depend on it, to the bit.
 
     Raises
     ------
@@ -105,37 +106,55 @@ class LocalSession:
         self._demand = demand_of(dataset.blocks, max(self._everything.shape.parts))
         self._cache = BlockCache()
         self._one_pass = threading.Lock()
+        self._ahead: _Ahead | None = None
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             n_threads + READERS, thread_name_prefix="dgmm"
         )
         self.plan = self._make_plan(self._demand)
 
     def run(
-        self, task: BlockTask[M], *, blocks: Sequence[int] | None = None, keep: str | None = None
+        self,
+        task: BlockTask[M],
+        *,
+        blocks: Sequence[int] | None = None,
+        keep: str | None = None,
+        again: bool = False,
     ) -> Reduced[M]:
         """Evaluate a task on every part and merge the results; see :class:`Session`.
 
         An error of a source or of the task stops the pass and is raised as it is; the session can
         be used again. Calls from several threads take turns.
         """
-        selection = self._select(blocks)
-        reducer: TreeReducer[M] = TreeReducer(selection.shape, keep_blocks=check_keep(keep))
+        selection, keep_blocks = self._select(blocks), check_keep(keep)
+        slices = spread(task, selection.shape.n_leaves, self._n_threads)
+        reducers: list[TreeReducer[M]] = [
+            TreeReducer(selection.shape, keep_blocks=keep_blocks) for _ in slices
+        ]
 
         def deliver(lease: Lease, value: M) -> None:
-            reducer.add(selection.shape.leaf(lease.position, lease.part), value)
+            reducers[lease.slice].add(selection.shape.leaf(lease.position, lease.part), value)
             feed.finished(lease.number)
 
         with self._one_pass, single_threaded_blas():
             pool = self._open_pool()
             n_kept = len(selection.work) if keep else 0
             other = {"results kept by block": n_kept * task.result_bytes}
-            feed = self._feed(task, selection, replace(self._demand, other=other))
-            _finish(feed, _start(pool, self.plan, feed, task, deliver))
+            readers, feed = self._fed(pool, slices, selection, replace(self._demand, other=other))
+            _finish(feed, readers + _compute(pool, self.plan, feed, slices, deliver))
             self._count(feed)
             feed.check()
+            if again and selection is self._everything:
+                self._ahead = self._begin_to_read(pool, selection, len(slices))
             self.counters.passes += 1
-        kept = {selection.work[place].number: value for place, value in reducer.kept.items()}
-        return Reduced(reducer.result(), kept if keep else None)
+            self.counters.slices = max(self.counters.slices, len(slices))
+        total = joined(task, slices, [one.result() for one in reducers])
+        if not keep_blocks:
+            return Reduced(total)
+        kept = {
+            item.number: joined(task, slices, [one.kept[place] for one in reducers])
+            for place, item in enumerate(selection.work)
+        }
+        return Reduced(total, kept)
 
     def stream(
         self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
@@ -154,8 +173,8 @@ class LocalSession:
         )
         # A pool of its own: the consumer may run passes between two values.
         with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
-            feed = self._feed(task, pieces, demand)
-            threads = _start(pool, self.plan, feed, task, feed.put)
+            readers, feed = self._fed(pool, (task,), pieces, demand)
+            threads = readers + _compute(pool, self.plan, feed, (task,), feed.put)
             try:
                 yield from feed.values()
             finally:
@@ -166,6 +185,7 @@ class LocalSession:
     def close(self) -> None:
         """Stop the threads and forget the cached blocks."""
         pool, self._pool = self._pool, None
+        self._drop_ahead()
         if pool is not None:
             pool.shutdown()
         self._cache.clear()
@@ -189,17 +209,57 @@ class LocalSession:
     def _select(self, blocks: Sequence[int] | None) -> Selection:
         return self._everything if blocks is None else select(self.dataset, blocks)
 
-    def _feed(self, task: BlockTask[Any], selection: Selection, demand: Demand) -> Feed:
+    def _fed(
+        self,
+        pool: ThreadPoolExecutor,
+        slices: Sequence[BlockTask[Any]],
+        selection: Selection,
+        demand: Demand,
+    ) -> tuple[list[Future[None]], Feed]:
+        """The readers of a pass, which may have begun before it, and what they feed."""
+        self._make_plan_of(slices, selection, demand)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.serves(selection, self.plan, len(slices)):
+            return ahead.readers, ahead.feed
+        # What was read ahead would be in memory beside what the plan counts.
+        _discard(ahead)
+        begun = self._begin_to_read(pool, selection, len(slices))
+        return begun.readers, begun.feed
+
+    def _begin_to_read(
+        self, pool: ThreadPoolExecutor, selection: Selection, n_slices: int
+    ) -> _Ahead:
+        plan = self.plan
+        self._cache.resize(plan.cache_bytes)
+        feed = Feed(
+            selection.work,
+            window=plan.window,
+            span=plan.span,
+            cache=self._cache,
+            slices=n_slices,
+        )
+        readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
+        return _Ahead(selection, plan, n_slices, feed, readers)
+
+    def _drop_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        _discard(ahead)
+
+    def _make_plan_of(
+        self, slices: Sequence[BlockTask[Any]], selection: Selection, demand: Demand
+    ) -> None:
+        libraries = {"compiled loops": getattr(slices[0], "library_bytes", 0)}
         self.plan = self._make_plan(
             replace(
                 demand,
-                workspace_bytes=task.workspace_bytes,
-                result_bytes=task.result_bytes,
+                block_parts=len(slices) * demand.block_parts,
+                workspace_bytes=max(one.workspace_bytes for one in slices),
+                # Slices wait in a tree each, but not more bytes of them than of whole values.
+                result_bytes=sum(one.result_bytes for one in slices),
                 height=selection.shape.height,
+                other={**demand.other, **libraries},
             )
         )
-        self._cache.resize(self.plan.cache_bytes)
-        return Feed(selection.work, window=self.plan.window, span=self.plan.span, cache=self._cache)
 
     def _make_plan(self, demand: Demand) -> MemoryPlan:
         other = {"reserved by the caller": self._reserved, **demand.other}
@@ -210,19 +270,43 @@ class LocalSession:
         self.counters.bytes_read += feed.reads.nbytes
 
 
-def _start(
+@dataclass(frozen=True)
+class _Ahead:
+    """A pass whose rows are being read before its task is known."""
+
+    selection: Selection
+    plan: MemoryPlan
+    n_slices: int
+    feed: Feed
+    readers: list[Future[None]]
+
+    def serves(self, selection: Selection, plan: MemoryPlan, n_slices: int) -> bool:
+        """True if a pass with this plan would have been fed in the same way."""
+        mine, other = self.plan, plan
+        return (
+            self.selection is selection
+            and self.n_slices == n_slices
+            and (mine.window, mine.span, mine.cache_bytes)
+            == (other.window, other.span, other.cache_bytes)
+        )
+
+
+def _discard(ahead: _Ahead | None) -> None:
+    if ahead is not None:
+        ahead.feed.stop()
+        wait(ahead.readers)
+
+
+def _compute(
     pool: ThreadPoolExecutor,
     plan: MemoryPlan,
     feed: Feed,
-    task: BlockTask[Any],
+    slices: Sequence[BlockTask[Any]],
     deliver: Callable[[Lease, Any], None],
 ) -> list[Future[None]]:
-    """Start the readers and the compute threads of a pass; none of them raises."""
+    """Start the compute threads of a pass; none of them raises."""
     try:
-        readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
-        return readers + [
-            pool.submit(evaluate_parts, feed, task, deliver) for _ in range(plan.n_threads)
-        ]
+        return [pool.submit(evaluate_parts, feed, slices, deliver) for _ in range(plan.n_threads)]
     except BaseException:
         feed.stop()
         raise
@@ -239,7 +323,7 @@ def _finish(feed: Feed, threads: list[Future[None]]) -> None:
 
 
 def _n_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+    """Cores that this process may use: those of its affinity, or its control group's quota."""
+    from joblib import cpu_count
+
+    return int(cpu_count())

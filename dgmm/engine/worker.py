@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -44,6 +44,10 @@ M = TypeVar("M", bound=Mergeable)
 
 # Sessions whose driver died never close. Two at a time keep their caches; the others read again.
 _MAX_SESSIONS = 2
+
+# A task that was on its way when its session was closed must not open it again. Those of a thousand
+# sessions ago have long ended.
+_MOST_CLOSED = 1000
 
 
 @dataclass(frozen=True)
@@ -226,30 +230,41 @@ class WorkerSession:
         self.gate = threading.Semaphore(n_threads)
         self.feeds: dict[Feed, str] = {}
 
+    def forget(self) -> None:
+        """Let go of all rows, and keep none that come later."""
+        self.cache.resize(0)
+        self.cache.clear()
+        self.recent.clear()
+
 
 _sessions: OrderedDict[str, WorkerSession] = OrderedDict()
+_closed: deque[str] = deque(maxlen=_MOST_CLOSED)
 _lock = threading.Lock()
 
 
 def _session(settings: Settings) -> WorkerSession:
+    """What is held for the session; of one that is closed, nothing is."""
     with _lock:
+        if settings.session in _closed:
+            return WorkerSession(settings.n_threads)
         if settings.session not in _sessions:
             _sessions[settings.session] = WorkerSession(settings.n_threads)
         _sessions.move_to_end(settings.session)
         while len(_sessions) > _MAX_SESSIONS:
-            _sessions.popitem(last=False)[1].cache.clear()
+            _sessions.popitem(last=False)[1].forget()
         session = _sessions[settings.session]
-    session.cache.resize(settings.cache_bytes)
+        session.cache.resize(settings.cache_bytes)
     return session
 
 
 async def close_session(name: str) -> None:
-    """Forget what is held for a session."""
+    """Forget what is held for a session, for good."""
     with _lock:
+        if name not in _closed:
+            _closed.append(name)
         session = _sessions.pop(name, None)
     if session is not None:
-        session.cache.clear()
-        session.recent.clear()
+        session.forget()
 
 
 async def stop_pass(name: str, run: str) -> None:
@@ -284,7 +299,7 @@ def reduce_range(
     session = _session(settings)
     session.recent.clear()
     with _reading(work, settings, session, session.cache) as feed:
-        evaluate_parts(feed, task, deliver)
+        evaluate_parts(feed, (task,), deliver)
         feed.check()
     kept = {work[position].number: value for position, value in reducer.kept.items()}
     return NodeResult(reducer.result(), kept, feed.reads)
@@ -304,7 +319,7 @@ def evaluate_blocks(
         feed.finished(lease.number)
 
     with _reading((item,), settings, session, cache) as feed:
-        evaluate_parts(feed, task, deliver)
+        evaluate_parts(feed, (task,), deliver)
         feed.check()
     return NodeResult(values, {}, cache.reads)
 

@@ -71,7 +71,7 @@ def convergence_of(model: Any, record: FitRecord | None) -> Convergence | None:
             x_label="iteration",
             y_label="gain, nats per row",
             is_log=True,
-            reference=Reference("tol", model.tol) if model.tol > 0 else None,
+            reference=_reference(model, record),
         ),
         _iterations(kept),
         len(record.restarts),
@@ -96,6 +96,12 @@ def restart_rows(model: Any, record: FitRecord | None) -> tuple[RestartRow, ...]
         )
         for index, one in enumerate(record.restarts)
     )
+
+
+def _reference(model: Any, record: FitRecord) -> Reference | None:
+    """Where the curve of gains had to come to; an accelerated fit stops by its gap instead."""
+    by_gap = any(one.gap is not None for one in record.restarts)
+    return None if by_gap or model.tol <= 0 else Reference("tol", model.tol)
 
 
 def _role(restart: RestartRecord, *, is_chosen: bool) -> str:

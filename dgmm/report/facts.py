@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.record import FitRecord
+from dgmm.record import FitRecord, kept_restart
 from dgmm.report.wording import count, decimal, duration, percent, plural
 from dgmm.sizes import format_bytes, parse_bytes
 
@@ -98,7 +98,16 @@ def _model_facts(model: Any) -> Mapping[str, str]:
 
 
 def _settings(model: Any) -> Mapping[str, str]:
-    names = ("init_params", "n_init", "max_iter", "tol", "reg_covar", "random_state", "dtype")
+    names = (
+        "init_params",
+        "n_init",
+        "max_iter",
+        "tol",
+        "reg_covar",
+        "acceleration",
+        "random_state",
+        "dtype",
+    )
     values = {name: getattr(model, name, None) for name in names}
     return {name: "" if value is None else _setting(value) for name, value in values.items()}
 
@@ -120,6 +129,19 @@ def _run_facts(model: Any, record: FitRecord) -> Mapping[str, str]:
         "memory limit": "none" if limit is None else format_bytes(limit),
         "engine": record.engine,
         "device": record.device,
+        **_acceleration(model, record),
+    }
+
+
+def _acceleration(model: Any, record: FitRecord) -> Mapping[str, str]:
+    chosen = kept_restart(record.restarts, model.lower_bound_)
+    gap = None if chosen is None else record.restarts[chosen].gap
+    if gap is None:
+        return {}
+    return {
+        "acceleration": f"{record.acceleration} is the bottleneck",
+        "mixtures evaluated": count(record.evaluations),
+        "estimated gap to the optimum": f"{decimal(gap)} nats per row",
     }
 
 

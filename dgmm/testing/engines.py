@@ -9,8 +9,8 @@ pytest runs the rest::
             with MyEngine(size) as engine:
                 yield engine
 
-The tasks and blocks here are toys whose results show in their bits which values were merged with
-which, so that an engine passes only if it reduces along the one tree.
+The tasks and blocks are toys (:mod:`dgmm.testing.toys`) whose results show in their bits which
+values were merged with which, so that an engine passes only if it reduces along the one tree.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import copy
 import pickle
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dgmm.data.dataset import Block, Dataset, Rows, fingerprint_of
-from dgmm.engine.base import BlockTask, Engine, Reduced
+from dgmm.data.dataset import Dataset
+from dgmm.engine.base import Engine
 from dgmm.errors import (
     EngineError,
     InvalidDataError,
@@ -34,164 +33,34 @@ from dgmm.errors import (
     MemoryLimitError,
     SourceError,
 )
+from dgmm.testing.toys import (
+    MIB,
+    SIZES,
+    BadRowTask,
+    FailingTask,
+    SlicedTask,
+    ToyBlock,
+    ToyTask,
+    Trace,
+    Traces,
+    WideTask,
+    serial_oracle,
+    toy,
+)
 
 __all__ = [
     "BadRowTask",
     "EngineSuite",
     "FailingTask",
+    "SlicedTask",
     "ToyBlock",
     "ToyTask",
     "Trace",
+    "Traces",
     "WideTask",
     "serial_oracle",
     "toy",
 ]
-
-MIB = 2**20
-
-# Rows of each block: several parts in some, one in others, a ragged end, an empty block.
-SIZES = (7, 1, 4, 0, 9, 2, 12, 3, 1, 5, 8)
-PART_ROWS = 3
-
-
-@dataclass(frozen=True)
-class ToyBlock(Block):
-    """Rows that are made when they are read, from the numbers of the rows.
-
-    Parameters
-    ----------
-    broken : bool
-        Reading raises a SourceError.
-    resident : bool
-        Claim to be in memory already.
-    """
-
-    broken: bool = False
-    resident: bool = False
-
-    def read(self) -> Rows:
-        if self.broken:
-            raise SourceError(f"block {self.name} is broken on purpose")
-        numbers = np.arange(self.first_row, self.first_row + self.n_rows, dtype=np.float64)
-        return Rows(np.stack([numbers, np.sin(numbers + 1)], axis=1), self.first_row)
-
-    @property
-    def is_resident(self) -> bool:
-        return self.resident
-
-
-def toy(
-    sizes: tuple[int, ...] = SIZES,
-    *,
-    part_rows: int = PART_ROWS,
-    broken: int | None = None,
-    resident: bool = False,
-) -> Dataset:
-    """A dataset of :class:`ToyBlock`, one of them broken if asked for."""
-    first = np.concatenate([[0], np.cumsum(sizes)])
-    dtype = np.dtype(np.float64)
-    blocks = tuple(
-        ToyBlock(int(first[i]), size, 2, dtype, broken=i == broken, resident=resident)
-        for i, size in enumerate(sizes)
-    )
-    return Dataset(blocks, 2, dtype, part_rows, fingerprint_of([sizes, broken, resident]))
-
-
-@dataclass
-class Trace:
-    """A value that remembers how it was merged.
-
-    Attributes
-    ----------
-    total : float
-        A sum whose bits depend on the order of its terms.
-    count : int
-        Number of rows.
-    shape : str
-        The tree: first rows of the parts, merges as parentheses.
-    """
-
-    total: float
-    count: int
-    shape: str
-
-    def merge(self, other: Trace) -> Trace:
-        # In place, as a value may: an engine that reuses a value it has handed out is found out.
-        self.total += other.total
-        self.count += other.count
-        self.shape = f"({self.shape} {other.shape})"
-        return self
-
-
-@dataclass(frozen=True)
-class ToyTask:
-    """Gives a :class:`Trace` of the rows."""
-
-    workspace_bytes: int = 1024
-    result_bytes: int = 1024
-
-    def workspace(self) -> Any:
-        return np.full(16, np.nan)
-
-    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
-        workspace[:2] = rows.x.sum(axis=0) * 1.1
-        return Trace(float(workspace[1]), rows.n_rows, str(rows.first_row))
-
-
-@dataclass(frozen=True)
-class FailingTask(ToyTask):
-    """Raises a KeyError at one row."""
-
-    row: int = 0
-
-    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
-        if rows.first_row == self.row:
-            raise KeyError(f"row {self.row}")
-        return super().evaluate(rows, workspace)
-
-
-@dataclass(frozen=True)
-class BadRowTask(ToyTask):
-    """Refuses one row."""
-
-    row: int = 0
-
-    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
-        if rows.first_row <= self.row < rows.first_row + rows.n_rows:
-            raise InvalidDataError(f"row {self.row} is bad")
-        return super().evaluate(rows, workspace)
-
-
-@dataclass(frozen=True)
-class WideTask(ToyTask):
-    """Gives values so wide that no two rows' fit in a piece."""
-
-    value_bytes_per_row: int = 3 * MIB
-
-
-def serial_oracle(
-    dataset: Dataset, task: BlockTask[Any], blocks: list[int] | None = None
-) -> Reduced[Any]:
-    """What every engine must give, by plain recursion over the two stories of the tree."""
-    partitions = {}
-    for number, block in enumerate(dataset.blocks):
-        if block.n_rows and (blocks is None or number in blocks):
-            rows, workspace = block.read(), task.workspace()
-            parts = [
-                task.evaluate(rows.part(part.start, part.stop), workspace)
-                for part in dataset.parts
-                if part.block == number
-            ]
-            partitions[number] = _pairwise(parts)
-    return Reduced(_pairwise(copy.deepcopy(list(partitions.values()))), partitions)
-
-
-def _pairwise(values: list[Any]) -> Any:
-    while len(values) > 1:
-        pairs = zip(values[::2], values[1::2], strict=False)
-        odd = values[-1:] if len(values) % 2 else []
-        values = [left.merge(right) for left, right in pairs] + odd
-    return values[0]
 
 
 class EngineSuite:
@@ -281,6 +150,33 @@ class EngineSuite:
         ):
             session.run(ToyTask(), keep="rows")
 
+    def test_slices_have_the_bits_of_the_whole(self) -> None:
+        task = SlicedTask()
+        for size in self.sizes:
+            with self.engine(size) as engine:
+                for dataset in map(toy, ((3,), (2, 3), (3, 1, 2, 3), (12,))):
+                    expected = serial_oracle(dataset, task)
+                    with self.session(engine, dataset) as session:
+                        assert session.run(task).total == expected.total
+                        found = session.run(task, keep="partition")
+                        assert session.counters.slices == self.expected_slices(dataset, size)
+                    assert found.total == expected.total
+                    assert found.partitions == expected.partitions
+
+    def expected_slices(self, dataset: Dataset, size: int) -> int:
+        """Into how many slices a task of four is cut."""
+        n = len(dataset.blocks)
+        if n >= size:
+            return 1
+        return min(range(1, 5), key=lambda slices: -(-n * slices // size) / slices)
+
+    def test_a_task_is_not_cut_where_there_are_blocks_for_all(self, two: Engine) -> None:
+        dataset = toy((2**19,) * 4, part_rows=2**18)
+        with self.uncached(two, dataset) as session:
+            session.run(SlicedTask())
+            assert session.counters.slices == 1
+            assert session.counters.block_reads == len(dataset.blocks)
+
     def test_one_read_of_each_block_per_pass(self, two: Engine) -> None:
         dataset = toy((2**19,) * 4, part_rows=2**18)
         with self.uncached(two, dataset) as session:
@@ -289,6 +185,21 @@ class EngineSuite:
                 assert session.counters.passes == passes
                 assert session.counters.block_reads == passes * len(dataset.blocks)
                 assert session.counters.bytes_read == passes * dataset.nbytes
+
+    def test_a_hint_of_another_pass_changes_nothing(self, two: Engine) -> None:
+        dataset = toy((2**19,) * 4, part_rows=2**18)
+        expected = serial_oracle(dataset, ToyTask()).total
+        with self.uncached(two, dataset) as session:
+            for passes in (1, 2, 3):
+                assert session.run(ToyTask(), again=True).total == expected
+                assert session.counters.block_reads == passes * len(dataset.blocks)
+            assert session.run(ToyTask(), blocks=[1], again=True).total.count == 2**19
+            # Of other blocks, another task, a stream, or nothing: whatever follows.
+            assert session.run(ToyTask(), again=True).total == expected
+            assert session.run(WideTask()).total.count == dataset.n_rows
+            session.run(ToyTask(), again=True)
+            assert sum(1 for _ in session.stream(ToyTask(), consumer_bytes=0)) == 8
+            session.run(ToyTask(), again=True)
 
     def uncached(self, engine: Engine, dataset: Dataset) -> Any:
         """A session with room for two of the dataset's equal blocks in flight, none to keep."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import acceleration, memory, speed
+from benchmarks import acceleration, memory, sharing, speed
 from benchmarks.problems import problem
 from benchmarks.tables import markdown
 
@@ -37,6 +38,19 @@ def test_the_difference_of_two_fits_is_that_of_their_iterations() -> None:
 def test_both_systems_take_the_same_start(family: str) -> None:
     data = problem(300, 3, 2, family, "float64")
     assert speed._dgmm(data, 3) == pytest.approx(speed._sklearn(data, 3), rel=1e-9)
+
+
+def test_shared_passes_read_as_often_as_they_should(tmp_path: Path) -> None:
+    store = sharing.write_store(tmp_path / "x.zarr", 2000, 4)
+    with sharing.uncached(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, ten = sharing.restarts(store, 2)
+        (several,) = sharing.selection(store, 2)
+    for row in (one, ten, several):
+        assert list(row) == ["what", "reads", "seconds", "bound on reads", "bound on seconds"]
+        assert 1.0 <= row["reads"] <= row["bound on reads"]
+        assert row["bound on seconds"] > 0.0
+    assert "10 restarts" in ten["what"]
 
 
 def test_tables_have_a_row_for_each_result() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import dgmm
+from dgmm.cli.progress import Silence
 from dgmm.record import FitEvent
 
 
@@ -60,3 +62,14 @@ def same_bits(one: dgmm.GaussianMixture, other: dgmm.GaussianMixture) -> None:
         for gm in (one, other)
     ]
     assert notes[0] == notes[1]
+
+
+class Hit(Silence):
+    """Follows a fit and does something when an iteration is reported."""
+
+    def __init__(self, at: int, action: Callable[[], Any]) -> None:
+        self.at, self.action = at, action
+
+    def __call__(self, event: Any) -> None:
+        if event.kind == "iteration" and event.iteration == self.at:
+            self.action()

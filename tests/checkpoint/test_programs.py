@@ -15,35 +15,23 @@ import numpy as np
 import pytest
 
 from dgmm.cli import main
-from dgmm.cli.progress import Silence
-from tests.checkpoint.fits import rows
+from tests.checkpoint.fits import Hit, rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 # Kills itself when it reports an iteration.
 PROGRAM = """
 import os, signal, sys
-import dgmm.cli.fit
+import dgmm.cli.fitting
 from dgmm.cli import main
-from tests.checkpoint.test_programs import Hit
+from tests.checkpoint.fits import Hit
 
 hit = Hit(int(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGKILL))
-dgmm.cli.fit.follow = lambda *args, **options: hit
+dgmm.cli.fitting.follow = lambda *args, **options: hit
 sys.exit(main(sys.argv[2:]))
 """
 ARGUMENTS = ["-k", "4", "--n-init", "3", "--halve-after", "3", "--max-iter", "12", "--tol", "0"]
 ARGUMENTS += ["--init-params", "random", "--seed", "7", "--acceleration", "computing"]
-
-
-class Hit(Silence):
-    """Follows a fit and does something when an iteration is reported."""
-
-    def __init__(self, at: int, action: Callable[[], Any]) -> None:
-        self.at, self.action = at, action
-
-    def __call__(self, event: Any) -> None:
-        if event.kind == "iteration" and event.iteration == self.at:
-            self.action()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> A
     """The command line in this process: exit code and standard error."""
 
     def run(argv: list[str], at: int = -1, action: Callable[[], Any] = int) -> tuple[int, str]:
-        monkeypatch.setattr("dgmm.cli.fit.follow", lambda *_, **__: Hit(at, action))
+        monkeypatch.setattr("dgmm.cli.fitting.follow", lambda *_, **__: Hit(at, action))
         capfd.readouterr()
         code = main(argv)
         return code, capfd.readouterr().err
@@ -149,7 +137,7 @@ def test_other_arguments_are_a_matter_of_the_command(data: Path, tmp_path: Path,
     assert run(fit(data, tmp_path / "m", *keep))[0] == 0
     code, err = run(fit(data, tmp_path / "m", *keep, "--seed", 8))
     assert code == 2
-    assert "random_state was 7 and is 8" in err
+    assert "--seed was 7 and is 8" in err
 
 
 @pytest.mark.parametrize(

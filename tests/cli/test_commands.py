@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -11,9 +12,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import zarr
 
 from dgmm import errors
+from dgmm.cli import main
 from dgmm.cli.exits import Exit, exit_of
+from dgmm.cli.values import temperatures
+from dgmm.cli.wording import in_options
 from dgmm.data.sink import Replacing
 
 FIT_KEYS = [
@@ -77,7 +82,30 @@ def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
         "dtype": "float32",
         "device": "cpu",
         "memory_limit": 512 * 2**20,
+        "algorithm": "em",
     }
+
+
+def test_fit_hands_variants_and_priors_on(dgmm, rows, stub, tmp_path) -> None:
+    run = dgmm(
+        "fit", rows, "-k", 3, "--algorithm", "sem", "--annealing", "4,2", "--covariance-floor", 0.1,
+        "--acceleration", "auto",
+        "--weight-concentration-prior", 1.5, "--mean-prior", "0,-2", "--mean-precision-prior", 0.01,
+        "--covariance-prior", 2, "--degrees-of-freedom-prior", 4, "--out", tmp_path / "m",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    expected = {
+        "algorithm": "sem",
+        "acceleration": "auto",
+        "annealing": [4.0, 2.0],
+        "covariance_floor": 0.1,
+        "weight_concentration_prior": 1.5,
+        "mean_prior": [0.0, -2.0],
+        "mean_precision_prior": 0.01,
+        "covariance_prior": 2.0,
+        "degrees_of_freedom_prior": 4.0,
+    }
+    assert expected.items() <= stub.parameters[0].items()
 
 
 def test_progress_goes_to_standard_error(dgmm, rows, stub, tmp_path) -> None:
@@ -162,6 +190,8 @@ def test_errors_end_in_a_line_and_a_code(dgmm, rows, stub, tmp_path, error, code
 
 def test_every_error_of_ours_has_a_code() -> None:
     for name in errors.__all__:
+        if name.endswith("Warning"):
+            continue
         assert exit_of(getattr(errors, name)("x")) in {Exit.USAGE, Exit.DATA, Exit.AGAIN}
 
 
@@ -194,7 +224,14 @@ def test_sigterm_ends_as_ctrl_c_does(dgmm, rows, stub, tmp_path, monkeypatch) ->
         (["ROWS", "-k", "2", "--out", "DIR"], "is a directory"),
         (["ROWS", "-k", "2", "--out", "m", "--report", "/no/such/r"], "does not exist"),
         (["ROWS", "-k", "2", "--out", "m", "--memory-limit", "lots"], "256MiB"),
+        (["ROWS", "-k", "2", "--out", "m", "--memory-limit", "512"], "512 bytes, which nothing"),
+        (["ROWS", "-k", "2", "--out", "m", "--memory-limit", "512"], "512MiB?"),
         (["ROWS", "-k", "2", "--out", "m", "--block-bytes", "0"], "at least 1 byte"),
+        (["ROWS", "-k", "2", "--out", "m", "--algorithm", "vb"], "'em', 'cem', 'sem'"),
+        (["ROWS", "-k", "2", "--out", "m", "--annealing", "8:1"], "8:1:20"),
+        (["ROWS", "-k", "2", "--out", "m", "--annealing", "hot"], "8:1:20"),
+        (["ROWS", "-k", "2", "--out", "m", "--mean-prior", "a,b"], "0,0.5,-2"),
+        (["ROWS", "-k", "2", "--out", "m", "--covariance-floor", "0"], "x>0"),
         (["ROWS", "-k", "2", "--out", "m", "--scheduler", "a", "--n-workers", "1"], "starts one"),
         (["ROWS", "-k", "2", "--out", "m", "--engine", "local", "--n-workers", "1"], "dask"),
         (["ROWS", "-k", "2", "--out", "m", "--engine", "dask", "--n-threads", "1"], "local"),
@@ -218,6 +255,53 @@ def test_help_is_not_an_error(dgmm, args) -> None:
     assert "dgmm" in run.out
 
 
+def test_without_a_command_there_is_help_and_no_error(dgmm) -> None:
+    run = dgmm()
+    assert (run.code, run.out) == (2, "")
+    assert run.err.startswith("Usage: dgmm")
+    assert "fit" in run.err
+    assert "error" not in run.err.lower()
+
+
+@pytest.mark.parametrize("given", ["536870912", "1MiB", "0.5 GiB"])
+def test_limits_that_are_meant_are_taken(dgmm, rows, stub, tmp_path, given) -> None:
+    args = ("-k", 2, "--out", tmp_path / "m", "--memory-limit", given)
+    assert dgmm("fit", rows, *args).code == 0
+    assert dgmm("demo", "--memory-limit", "256", "--report", tmp_path / "r").code == 2
+
+
+def test_messages_speak_of_options(dgmm, rows, stub, tmp_path) -> None:
+    stub.fail = errors.MemoryLimitError(
+        "memory_limit is 1 MiB; raise memory_limit, lower n_components=3 or use a smaller "
+        "block_bytes; random_state=7, tol=nan; some labels in /a/memory_limit/x and my_tol=1"
+    )
+    run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
+    assert run.err == (
+        "dgmm: error: --memory-limit is 1 MiB; raise --memory-limit, lower --n-components=3 or use "
+        "a smaller --block-bytes; --seed=7, --tol=nan; some labels in /a/memory_limit/x and "
+        "my_tol=1\n"
+    )
+
+
+def test_messages_name_the_options_of_their_own_command() -> None:
+    commands = {name: main.__globals__["_dgmm"].commands[name] for name in ("select", "score")}
+    text = "covariance_type='x', n_components=2, sample_weight is negative"
+    assert in_options(text, commands["select"]) == (
+        "--covariance-type='x', --n-components=2, --sample-weight is negative"
+    )
+    assert in_options(text, commands["score"]) == (
+        "covariance_type='x', n_components=2, --sample-weight is negative"
+    )
+    assert in_options(text, None) == text
+
+
+def test_temperatures_are_listed_or_in_equal_ratios() -> None:
+    assert temperatures("4,2.5,1") == [4.0, 2.5, 1.0]
+    np.testing.assert_allclose(temperatures("8:1:20"), np.geomspace(8, 1, 20), rtol=1e-14)
+    assert temperatures("8:1:20")[-1] == 1.0
+    assert temperatures("2:1:1") == [1.0]
+
+
 def test_bad_data_is_named(dgmm, stub, tmp_path) -> None:
     np.save(tmp_path / "text.npy", np.array([["a", "b"]]))
     for data in (tmp_path / "none.npy", tmp_path / "text.npy"):
@@ -236,6 +320,19 @@ def test_an_unreachable_scheduler_is_worth_another_try(
     assert run.code == 75
     assert "cannot reach the Dask scheduler tcp://127.0.0.1:9" in run.err
     assert "secret" not in run.err
+
+
+@pytest.mark.parametrize("category", [errors.ConstantFeatureWarning, errors.EmptyComponentWarning])
+def test_what_is_a_note_is_told_of_once(dgmm, rows, stub, tmp_path, monkeypatch, category) -> None:
+    def warn(path: Path) -> Path:
+        warnings.warn("column 1 is constant", category, stacklevel=1)
+        warnings.warn("increase max_iter", UserWarning, stacklevel=1)
+        return path
+
+    monkeypatch.setattr("dgmm.cli.options.check_out", warn)
+    run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m")
+    assert run.err.count("column 1 is constant") == 1
+    assert "dgmm: warning: increase --max-iter\n" in run.err
 
 
 def test_warnings_are_lines(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
@@ -326,6 +423,7 @@ def test_inspect_a_model(dgmm, model, stub) -> None:
         "weights": [0.25, 0.75],
         "arrays": {"weights": ["float64", 2]},
         "facts": {"covariance_type": "full", "n_init": 2},
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
     }
     for text in ("family", "full", "0.75, 0.25", "fact: n_init"):
         assert text in run.err
@@ -338,6 +436,47 @@ def test_inspect_data(dgmm, rows) -> None:
     assert expected.items() <= run.record.items()
     assert "300" in run.err
     assert dgmm("inspect", rows, "-q").err == ""
+
+
+STORED = {
+    "npy": ({}, {"format": "npy", "checksum": None}),
+    "default": ({}, {"codecs": ["bytes", "zstd"], "checksum": None}),
+    "checked": (
+        {"compressors": [zarr.codecs.Crc32cCodec()]},
+        {"codecs": ["bytes", "crc32c"], "checksum": "crc32c"},
+    ),
+    "checked by zstd": (
+        {"compressors": [zarr.codecs.ZstdCodec(checksum=True)]},
+        {"codecs": ["bytes", "zstd"], "checksum": "zstd"},
+    ),
+    "sharded": (
+        {"shards": (200, 2)},
+        {"shards": [200, 2], "codecs": ["sharding_indexed", "bytes", "zstd"], "checksum": None},
+    ),
+    "shard of checked chunks": (
+        {"shards": (200, 2), "compressors": [zarr.codecs.Crc32cCodec()]},
+        {"shards": [200, 2], "checksum": "crc32c"},
+    ),
+    "zarr 2": (
+        {"zarr_format": 2},
+        {"format": "zarr 2", "codecs": ["zstd"], "checksum": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_inspect_says_how_rows_are_stored(dgmm, rows, tmp_path, kind) -> None:
+    options, expected = STORED[kind]
+    path = rows
+    if kind != "npy":
+        path = tmp_path / "rows.zarr"
+        zarr.create_array(path, data=np.load(rows), chunks=(100, 2), **options)
+        expected = {"format": "zarr 3", "chunks": [100, 2], "shards": None} | expected
+    run = dgmm("inspect", path)
+    assert run.code == 0, run.err
+    assert expected.items() <= run.record.items()
+    assert (expected["checksum"] or "damage would go unnoticed") in run.err
+    assert ("100 × 2" in run.err) == (kind != "npy")
 
 
 def test_inspect_nothing(dgmm, tmp_path) -> None:

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from dgmm import GaussianMixture
 from dgmm.data.opening import open_dataset
 from dgmm.storage import read_model
 
@@ -160,6 +162,107 @@ def test_a_full_disk_is_75(folder: Path, tmp_path: Path, dgmm, monkeypatch) -> N
     assert run.code == 75
     assert "cannot write the model" in run.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> np.ndarray:
+    """Counts, in files and as the last column of the rows."""
+    x, copies = np.load(folder / "rows.npy"), np.random.default_rng(3).integers(0, 3, 4000)
+    np.save(folder / "weights.npy", copies.astype(float))
+    zarr.create_array(folder / "weights.zarr", data=copies.astype(float), chunks=700)
+    np.save(folder / "with-weights.npy", np.column_stack([x, copies]))
+    return copies
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [("rows.npy", "weights.npy"), ("rows.zarr", "weights.zarr"), ("with-weights.npy", "3"),
+     ("with-weights.npy", "-1")],
+)  # fmt: skip
+def test_fit_and_score_take_weights(folder: Path, dgmm, weights, data, place) -> None:
+    place = place if place in {"3", "-1"} else folder / place
+    out = folder / "weighted.safetensors"
+    run = dgmm("fit", folder / data, "-k", 2, "--sample-weight", place, "--out", out, "-q")
+    assert run.code == 0, run.err
+    mixture = GaussianMixture.load(out)
+    x = np.load(folder / "rows.npy")
+    shares = sorted(weights[part].sum() / weights.sum() for part in (x[:, 0] > 6, x[:, 0] <= 6))
+    np.testing.assert_allclose(np.sort(mixture.weights_), shares, atol=1e-6)
+    evaluation = mixture.evaluate(x, weights)
+    assert run.record["bic"] == pytest.approx(evaluation.bic, rel=1e-9)
+    scored = dgmm("score", out, folder / data, "--sample-weight", place)
+    assert scored.code == 0, scored.err
+    for name in ("log_likelihood", "bic", "aic"):
+        assert scored.record[name] == pytest.approx(getattr(evaluation, name), rel=1e-9)
+
+
+VARIANTS = {
+    "labels": ({}, ("--labels", "labels.npy")),
+    "cem": ({"algorithm": "cem"}, ("--algorithm", "cem")),
+    "sem": ({"algorithm": "sem", "max_iter": 5}, ("--algorithm", "sem", "--max-iter", 5)),
+    "annealed": ({"annealing": [4.0, 2.0, 1.0]}, ("--annealing", "4:1:3")),
+    "priors": (
+        {
+            "weight_concentration_prior": 2.0,
+            "mean_prior": [0.0, 1.0],
+            "mean_precision_prior": 5.0,
+            "covariance_prior": 2.0,
+            "degrees_of_freedom_prior": 6.0,
+        },
+        ("--weight-concentration-prior", 2, "--mean-prior", "0,1", "--mean-precision-prior", 5,
+         "--covariance-prior", 2, "--degrees-of-freedom-prior", 6),
+    ),
+    "floor": ({"covariance_floor": 1.5}, ("--covariance-floor", 1.5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_fit_takes_labels_variants_and_priors(tmp_path: Path, dgmm, name) -> None:
+    # So close that every variant ends elsewhere.
+    x = np.random.default_rng(2).normal(size=(800, 2))
+    x[:300] += 2.0
+    labels = np.where(np.arange(800) % 7, -1, np.arange(800) < 300)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "labels.npy", labels)
+    arguments, given = VARIANTS[name]
+    given = [tmp_path / one if one == "labels.npy" else one for one in given]
+    run = dgmm("fit", tmp_path / "x.npy", "-k", 2, *given, "--out", tmp_path / "m", "-q")
+    assert run.code == 0, run.err
+    found = GaussianMixture.load(tmp_path / "m").means_
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = GaussianMixture(2, random_state=0, **arguments)
+        expected.fit(tmp_path / "x.npy", labels=labels if name == "labels" else None)
+        plain = GaussianMixture(2, random_state=0).fit(tmp_path / "x.npy")
+    np.testing.assert_array_equal(found, expected.means_)
+    assert np.abs(found - plain.means_).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--sample-weight", "none.npy"), 65, "none.npy: no such file"),
+        (("--sample-weight", "7"), 2, "--sample-weight=7 is no column of X, which has 3"),
+        (("--sample-weight", "BAD"), 65, "--sample-weight is negative: row 5"),
+        (("--labels", "WIDE"), 65, "row 0 has 9"),
+        (("--annealing", "1,2"), 2, "--annealing=[1.0, 2.0]; it must be a decreasing"),
+        (("--algorithm", "cem", "--annealing", "2,1"), 2, "--algorithm='cem'"),
+        (("--mean-prior", "0"), 2, "--mean-prior is given without --mean-precision-prior"),
+        (("--degrees-of-freedom-prior", "1", "--covariance-prior", "1"), 2, "must exceed 2"),
+        (("--max-iter", "3", "--annealing", "4:1:5"), 2, "raise --max-iter above"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_bad_weights_and_variants(folder, dgmm, weights, tmp_path, options, code, words) -> None:
+    np.save(tmp_path / "bad.npy", np.where(np.arange(4000) == 5, -1.0, 1.0))
+    np.save(tmp_path / "wide.npy", np.full(4000, 9))
+    places = {"BAD": tmp_path / "bad.npy", "WIDE": tmp_path / "wide.npy"}
+    given = [places.get(one, one) for one in options]
+    run = dgmm("fit", folder / "rows.npy", "-k", 2, "--out", tmp_path / "no", "-q", *given)
+    assert run.code == code, run.err
+    assert words in run.err
+    assert run.err.count("\n") == 1
+    assert not (tmp_path / "no").exists()
 
 
 def test_inspect_shows_the_family(dgmm, fitted: tuple[Path, dict]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dgmm.cli.select import component_counts
+from dgmm.cli.values import component_counts
 
 KEYS = [
     "model", "criterion", "covariance_type", "n_components", "rows", "iterations", "passes",
@@ -72,3 +73,37 @@ def test_counts_of_components() -> None:
     assert component_counts("1:4") == [1, 2, 3, 4]
     assert component_counts("2,4,8") == [2, 4, 8]
     assert component_counts("1:3,8") == [1, 2, 3, 8]
+
+
+def test_rows_count_by_their_weights(dgmm, rows: Path, tmp_path: Path) -> None:
+    x, copies = np.load(rows), np.random.default_rng(0).integers(0, 4, 300)
+    np.save(tmp_path / "repeated.npy", np.repeat(x, copies, axis=0))
+    np.save(tmp_path / "weights.npy", copies.astype(float))
+    options = ("-k", "2,3", "--tol", "1e-7", "-q", "--out", tmp_path / "m")
+    run = dgmm("select", rows, *options, "--sample-weight", tmp_path / "weights.npy")
+    assert run.code == 0, run.err
+    assert run.record["rows"] == np.count_nonzero(copies)
+    # Two clusters apart: every start leads to them.
+    best = run.record["candidates"][0]
+    again = dgmm("select", tmp_path / "repeated.npy", *options).record["candidates"][0]
+    for name in ("log_likelihood", "bic", "aic", "icl"):
+        assert best[name] == pytest.approx(again[name], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--algorithm", "cem"), ("--annealing", "4,1"), ("--labels", "LABELS"),
+     ("--weight-concentration-prior", 2), ("--mean-prior", 0, "--mean-precision-prior", 1)],
+    ids=lambda options: options[0],
+)  # fmt: skip
+def test_what_is_not_for_selections_is_refused_and_not_advertised(
+    dgmm, rows: Path, tmp_path: Path, options
+) -> None:
+    np.save(tmp_path / "labels.npy", np.full(300, -1))
+    given = [tmp_path / "labels.npy" if one == "LABELS" else one for one in options]
+    run = dgmm("select", rows, "-k", 2, "--out", tmp_path / "m", "-q", *given)
+    assert run.code == 2
+    assert "not supported by select_model" in run.err
+    assert "one by one" in run.err
+    assert options[0] not in dgmm("select", "--help").out
+    assert options[0] in dgmm("fit", "--help").out

@@ -149,3 +149,11 @@ def test_a_chunk_of_weights_that_was_never_written_is_not_zero(tmp_path):
     dataset = open_array(X, block_bytes=2400).with_weights(tmp_path / "w.zarr")
     with pytest.raises(SourceError, match="never written"):
         dataset.blocks[9].read()
+
+
+def test_blocks_of_a_lazy_column_are_small() -> None:
+    # Each block of rows computes the blocks of weights that it touches, all of them.
+    weights = da.ones(2**20, chunks=2**14)
+    rows = da.ones((2**20, 4), chunks=(2**15, 4))
+    dataset = dgmm.open_dataset(rows, block_bytes=2**20).with_weights(weights)
+    assert max(sum(p.block.n_rows for p in block.weights) for block in dataset.blocks) <= 2**18

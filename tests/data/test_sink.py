@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import zarr
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from dgmm.data.location import Location
 from dgmm.data.opening import open_dataset
 from dgmm.data.sink import Replacing, ZarrSink, open_sink
+from dgmm.engine.base import CONSUMER_BYTES
 from dgmm.errors import (
     DamagedBlockError,
     InvalidParameterError,
@@ -45,6 +48,38 @@ def test_rows_arrive_in_whole_units(pieces, chunk, chunks_in_shard, columns):
     assert all(start % unit == 0 for start, _ in written)
     expected = np.arange(values.size, dtype="f4").reshape(shape) + 1
     np.testing.assert_array_equal(array[:], expected)
+
+
+CODED = {"compressors": [zarr.codecs.Crc32cCodec()]}
+LAYOUTS = {
+    "whole rows": {"chunks": (2**15, 32), **CODED},
+    "compressed": {"chunks": (2**15, 32)},
+    "side by side": {"chunks": (2**15, 4), **CODED},
+    "sharded": {"chunks": (2**12, 32), "shards": (2**15, 32), **CODED},
+    "small chunks": {"chunks": (2**10, 32), **CODED},
+    "more than there are rows": {"chunks": (2**17, 32), **CODED},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n_rows", [2**16, 2**16 - 999])
+def test_what_a_sink_holds_is_foretold(layout, n_rows, tmp_path):
+    # Units of 8 MiB; 4 MiB are handed in at a time.
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(n_rows, 32), dtype="f8", **LAYOUTS[layout]
+    )
+    values = np.random.default_rng(0).normal(size=(n_rows, 32))
+    sink = open_sink(array, array.shape, "f8")
+    tracemalloc.start()
+    for start in range(0, n_rows, 2**14):
+        sink.write(values[start : start + 2**14])
+    sink.close()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.3 * sink.buffer_bytes < peak <= sink.buffer_bytes
+    # What a stream reserves if it is not told: enough for the arrays that are made here.
+    made = open_sink(tmp_path / "made.zarr", (2**17, 32), "f8")
+    assert made.buffer_bytes == CONSUMER_BYTES
 
 
 class Recorder:

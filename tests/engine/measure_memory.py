@@ -173,7 +173,60 @@ def fit_local(path: str, limit: int) -> dict[str, Any]:
     return {"peaks": [meter.peak()]}
 
 
-WHOLE = {"predict-local": predict_local, "predict-dask": predict_dask, "fit-local": fit_local}
+def fit_weighted(path: str, limit: int) -> dict[str, Any]:
+    """Fits on two workers, with weights from three places; each has a peak of its own."""
+    import dask.array as da
+
+    import dgmm
+    from dgmm.engine.dask import DaskEngine
+
+    stored = path.replace("rows.zarr", "weights.zarr")
+    rows = dgmm.open_dataset(path, block_bytes=4 * MIB)
+    lazy = dgmm.open_dataset(da.from_zarr(path), block_bytes=4 * MIB)
+    cases = [
+        (rows, stored),
+        # Chunks that are none of the rows' blocks, and a graph to compute in every read.
+        (lazy, da.from_zarr(stored).rechunk(90_000) + 0.0),
+        (rows, 7),
+    ]
+    peaks, records = [], []
+    with metered_client() as client:
+
+        def fit(data: Any, weights: Any) -> Any:
+            model = dgmm.GaussianMixture(
+                3,
+                covariance_type="diag",
+                max_iter=1,
+                random_state=0,
+                engine=DaskEngine(client),
+                # What compiling loops takes is another matter.
+                device="cpu",
+                memory_limit=limit,
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return model.fit(data, sample_weight=weights).record_
+
+        # What a first fit imports is no part of what the others take.
+        fit(rows.blocks[0].read().x[:1000], None)
+        for data, weights in cases:
+            meter = HighWater()
+            client.run(start_meter)
+            records.append(fit(data, weights))
+            peaks += [meter.peak(), *client.run(read_meter).values()]
+    return {
+        "peaks": peaks,
+        "rows": [record.rows for record in records],
+        "read": [record.bytes_read for record in records],
+    }
+
+
+WHOLE = {
+    "fit-weighted": fit_weighted,
+    "predict-local": predict_local,
+    "predict-dask": predict_dask,
+    "fit-local": fit_local,
+}
 
 
 def main(engine: str, path: str, limit: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import pickle
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from types import SimpleNamespace
@@ -22,13 +25,15 @@ from distributed import Client, LocalCluster, futures_of, wait
 from dgmm.data.arrays import open_array
 from dgmm.data.dask import open_dask
 from dgmm.data.dataset import Rows
-from dgmm.engine import worker
+from dgmm.engine import dask_cluster, worker
 from dgmm.engine.choice import engine_for
 from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_graph import assign
 from dgmm.engine.local import LocalEngine
+from dgmm.engine.spreading import lend
+from dgmm.engine.work import select
 from dgmm.errors import EngineError, InvalidParameterError, MemoryLimitError
-from dgmm.testing.engines import EngineSuite, ToyTask, Trace, serial_oracle, toy
+from dgmm.testing.engines import EngineSuite, SlicedTask, ToyTask, Trace, serial_oracle, toy
 
 MIB = 2**20
 
@@ -86,6 +91,19 @@ class DyingTask(ToyTask):
         return True
 
 
+@dataclass(frozen=True)
+class DyingSlices(SlicedTask):
+    """Kills one worker, once."""
+
+    while_there: str = ""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Any:
+        with suppress(FileNotFoundError):
+            os.remove(self.while_there)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate(rows, workspace)
+
+
 class TestDaskEngine(EngineSuite):
     sizes = (1, 3, 2)
 
@@ -112,6 +130,54 @@ def test_same_bits_as_threads(engine: DaskEngine) -> None:
     with engine.session(dataset) as session:
         assert session.run(TraceTask()).total == expected
         assert session.run(TraceTask()).total == expected
+
+
+def test_workers_without_rows_of_their_own_take_slices(engine: DaskEngine) -> None:
+    dataset = toy((2**19,), part_rows=2**18)
+    expected = serial_oracle(dataset, SlicedTask()).total
+    # Room for the block in flight, none to keep it.
+    with engine.session(dataset, memory_limit=30 * MIB + dataset.nbytes) as session:
+        for passes in (1, 2):
+            found = session.run(SlicedTask()).total
+            assert found == expected
+            assert len({process for process, _ in found.threads}) == 2
+            # The exception to one read of each block: a worker that helps reads it, too.
+            assert session.counters.block_reads == 2 * passes
+        assert session.counters.slices == 2
+        assert session.counters.nodes_received == 2
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+def test_rows_in_memory_are_lent_to_other_workers(engine: DaskEngine, persisted: bool) -> None:
+    values = np.random.default_rng(2).normal(size=(300, 2))
+    dataset = open_array(values, block_bytes=9600)
+    expected = serial_oracle(dataset, SlicedTask()).total
+    if persisted:
+        array = engine.client.persist(da.from_array(values, chunks=(300, 2)))
+        dataset = open_dask(array, block_bytes=9600)
+    with engine.session(dataset) as session:
+        for _ in range(2):
+            found = session.run(SlicedTask()).total
+            assert found == expected
+            assert len({process for process, _ in found.threads}) == 2
+        assert session.plan.items["rows brought from other workers"] == 4800
+        assert session.counters.block_reads == 0
+
+
+def test_rows_that_cannot_be_lent_stay_where_they_are(engine: DaskEngine) -> None:
+    dataset = open_array(np.ones((2**21, 2)), block_bytes=2**26)
+    with engine.session(dataset, memory_limit=60 * MIB) as session:
+        session.run(SlicedTask())
+        assert session.counters.slices == 1
+
+
+def test_a_lost_worker_does_not_change_slices(engine: DaskEngine, tmp_path: Any) -> None:
+    dataset, flag = toy((3,)), tmp_path / "once"
+    flag.touch()
+    with engine.session(dataset) as session:
+        found = session.run(DyingSlices(while_there=str(flag))).total
+        assert not flag.exists()
+        assert found == serial_oracle(dataset, SlicedTask()).total
 
 
 def test_rows_in_memory_are_shipped_once(engine: DaskEngine) -> None:
@@ -252,6 +318,36 @@ def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
         assert monotonic() < deadline
 
 
+def test_a_task_that_comes_late_does_not_open_its_session_again() -> None:
+    dataset = toy()
+    whole = worker.Range(select(dataset).work)
+    settings = worker.Settings("late", "run", n_threads=1, window=2, cache_bytes=MIB)
+    first = worker.reduce_range(ToyTask(), whole, settings, ())
+    assert cached_bytes("late") == dataset.nbytes
+    asyncio.run(worker.close_session("late"))
+    assert "late" not in worker._sessions
+    again = worker.reduce_range(ToyTask(), whole, settings, ())
+    assert again.value == first.value
+    assert again.reads.blocks == sum(block.n_rows > 0 for block in dataset.blocks)
+    assert "late" not in worker._sessions
+
+
+def test_a_task_at_work_when_its_session_is_closed_leaves_nothing_behind() -> None:
+    settings = worker.Settings("closing", "run", n_threads=1, window=2, cache_bytes=MIB)
+    session = worker._session(settings)
+    asyncio.run(worker.close_session("closing"))
+    session.cache.offer(0, toy().blocks[0].read())
+    assert session.cache.nbytes == 0
+
+
+def test_the_list_of_closed_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_closed", deque(maxlen=3))
+    for number in range(10):
+        asyncio.run(worker.close_session(f"session {number}"))
+        asyncio.run(worker.close_session(f"session {number}"))
+    assert list(worker._closed) == ["session 7", "session 8", "session 9"]
+
+
 def cached_bytes(name: str) -> int:
     session = worker._sessions.get(name)
     return 0 if session is None else session.cache.nbytes
@@ -269,6 +365,33 @@ def test_scheduler_forgets_the_tasks_of_a_pass(engine: DaskEngine) -> None:
         # Releasing a task is a message on its way: what counts is that none stays.
         eventually(lambda: engine.client.run_on_scheduler(n_tasks) <= handles)
     eventually(lambda: not engine.client.run_on_scheduler(n_tasks))
+
+
+@dataclass(frozen=True)
+class SlowTask(ToyTask):
+    """Takes longer than the driver waits at a time."""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        sleep(0.1)
+        return super().evaluate(rows, workspace)
+
+
+def test_slow_passes_leave_nothing_to_the_garbage_collector(
+    engine: DaskEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(dask_scheduler: Any = None) -> list[str]:
+        return [str(key) for key in dask_scheduler.tasks if "range" in str(key)]
+
+    monkeypatch.setattr(dask_cluster, "WATCH_SECONDS", 0.02)
+    gc.collect()
+    gc.disable()
+    try:
+        with engine.session(toy((3, 3))) as session:
+            session.run(SlowTask())
+            # A future that waits in a cycle of references would keep its result on a worker.
+            eventually(lambda: not engine.client.run_on_scheduler(held), seconds=10)
+    finally:
+        gc.enable()
 
 
 def test_limit_of_a_worker_is_held(engine: DaskEngine) -> None:
@@ -356,3 +479,12 @@ def test_assignment_keeps_what_it_can() -> None:
     assert assign([1] * 8, ["b", "c"], first) == ["c"] * 4 + ["b"] * 4
     assert assign([1] * 8, ["a", "b", "c"], first) == first
     assert assign([1] * 8, ["b"], first) == ["b"] * 8
+
+
+def test_ranges_are_lent_to_threads_that_have_none() -> None:
+    # Home first, then whoever has threads to spare.
+    assert lend(["a"], 2, {"a": 1, "b": 1}) == [["a", "b"]]
+    assert lend(["b"], 4, {"a": 2, "b": 2}) == [["b", "b", "a", "a"]]
+    assert lend(["a", "b"], 3, {"a": 1, "b": 1, "c": 1}) == [["a", "a", "c"], ["b", "b", "c"]]
+    # A home that is gone is nobody's.
+    assert lend(["x"], 2, {"a": 1, "b": 1}) == [["a", "b"]]

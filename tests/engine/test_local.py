@@ -13,12 +13,20 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from dgmm.data.dataset import Rows
+from dgmm.data.dataset import Dataset, Rows
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_from
-from dgmm.engine.local import LocalEngine
+from dgmm.engine.local import LocalEngine, _n_cores
 from dgmm.errors import InvalidParameterError, MemoryLimitError, SourceError
-from dgmm.testing.engines import EngineSuite, ToyBlock, ToyTask, Trace, serial_oracle, toy
+from dgmm.testing.engines import (
+    EngineSuite,
+    SlicedTask,
+    ToyBlock,
+    ToyTask,
+    Trace,
+    serial_oracle,
+    toy,
+)
 
 MIB = 2**20
 
@@ -61,6 +69,13 @@ class TestLocalEngine(EngineSuite):
     def shuffled(self, task: ToyTask) -> ToyTask:
         return ShuffledTask(relay=Relay(len(toy().parts)))
 
+    def expected_slices(self, dataset: Dataset, size: int) -> int:
+        # Threads share the parts of a block, too.
+        n = len(dataset.parts)
+        if n >= size:
+            return 1
+        return min(range(1, 5), key=lambda slices: -(-n * slices // size) / slices)
+
 
 @dataclass(frozen=True)
 class WaitingTask(ToyTask):
@@ -80,6 +95,26 @@ def test_number_of_threads_is_checked() -> None:
         with pytest.raises(InvalidParameterError, match=f"n_threads={wrong!r}"):
             LocalEngine(wrong)  # type: ignore[arg-type]
     assert LocalEngine(np.int64(2)) == LocalEngine(2)
+
+
+def test_threads_follow_the_quota_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = toy((3,) * 64)
+    expected = serial_oracle(dataset, ToyTask()).total
+    for quota in (1, 3):
+        monkeypatch.setattr("joblib.cpu_count", lambda quota=quota: quota)
+        with LocalEngine().session(dataset) as session:
+            assert session.run(ToyTask()).total == expected
+            assert session.plan.n_threads == quota
+
+
+def test_a_quota_of_the_control_group_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from joblib.externals.loky.backend import context
+
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(48)), raising=False)
+    assert _n_cores() <= 48
+    monkeypatch.setattr(context, "_cpu_count_cgroup", lambda _n: 2)
+    assert _n_cores() == 2
 
 
 def test_equality_and_repr() -> None:
@@ -120,6 +155,56 @@ def test_one_huge_block_is_shared_by_all_threads() -> None:
     dataset = toy((24,))
     with LocalEngine(4).session(dataset) as session:
         assert session.run(Together()).total == serial_oracle(dataset, ToyTask()).total
+
+
+@dataclass(frozen=True)
+class MeetingTask(SlicedTask):
+    """Waits until as many threads are at it as the barrier says."""
+
+    barrier: Any = None
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Any:
+        self.barrier.wait(30)
+        return super().evaluate(rows, workspace)
+
+
+@pytest.mark.parametrize(("n_threads", "blocks"), [(4, (3,)), (4, (3, 3)), (3, (3, 2))])
+def test_threads_without_rows_of_their_own_take_slices(n_threads: int, blocks: Any) -> None:
+    dataset = toy(blocks)
+    expected = serial_oracle(dataset, SlicedTask()).total
+    task = MeetingTask(barrier=threading.Barrier(n_threads))
+    with LocalEngine(n_threads).session(dataset) as session:
+        found = session.run(task).total
+        assert session.counters.block_reads == len(blocks)
+    assert found == expected
+    assert len(found.threads) == n_threads
+
+
+def test_slices_share_one_read_even_where_nothing_can_be_kept() -> None:
+    dataset = toy((2**19, 2**19), part_rows=2**19)
+    limit = 30 * MIB + 3 * dataset.blocks[0].nbytes
+    with LocalEngine(8).session(dataset, memory_limit=limit) as session:
+        for passes in (1, 2):
+            session.run(SlicedTask())
+            assert session.plan.cache_bytes < dataset.blocks[0].nbytes
+            assert session.counters.block_reads == 2 * passes
+        assert session.counters.slices == 4
+
+
+def test_memory_is_projected_for_the_slices() -> None:
+    @dataclass(frozen=True)
+    class Heavy(SlicedTask):
+        def slices(self, n: int) -> tuple[SlicedTask, ...]:
+            size = self.workspace_bytes // n
+            return tuple(replace(one, workspace_bytes=size) for one in super().slices(n))
+
+    with LocalEngine(4).session(toy((3,)), memory_limit=120 * MIB) as session:
+        session.run(Heavy(workspace_bytes=80 * MIB))
+        assert session.counters.slices == 4
+        # Whole workspaces would let one thread in.
+        assert session.plan.n_threads == 4
+        assert session.plan.items["workspaces of threads"] == 80 * MIB
+        assert session.plan.projected <= 120 * MIB
 
 
 def test_stream_looks_ahead_a_bounded_number_of_parts() -> None:
@@ -241,3 +326,53 @@ def test_overlapping_limits_are_counted() -> None:
             pass
         assert blas_threads() == {1}
     assert blas_threads() == before
+
+
+def test_blocks_are_read_for_the_next_pass_before_it_begins() -> None:
+    reads = [threading.Event() for _ in range(3)]
+    count = iter(range(10))
+
+    @dataclass(frozen=True)
+    class Watched(ToyBlock):
+        def read(self) -> Rows:
+            if self.first_row == 0:
+                reads[next(count)].set()
+            return super().read()
+
+    size = 2**19
+    watched = toy((size,) * 4, part_rows=2**18)
+    dtype = watched.blocks[0].dtype
+    watched = replace(watched, blocks=tuple(Watched(i * size, size, 2, dtype) for i in range(4)))
+    limit = 30 * MIB + 2 * watched.blocks[0].nbytes
+    with LocalEngine(2).session(watched, memory_limit=limit) as session:
+        first = session.run(ToyTask(), again=True).total
+        assert reads[1].wait(30), "nothing was read for a second pass"
+        assert session.counters.block_reads == 4, "what no pass has used counts for none"
+        assert session.run(ToyTask()).total == first
+        assert session.counters.block_reads == 8
+        assert not reads[2].is_set()
+
+
+def test_an_error_while_reading_ahead_is_raised_by_the_next_pass() -> None:
+    broken = threading.Event()
+
+    @dataclass(frozen=True)
+    class Breaking(ToyBlock):
+        def read(self) -> Rows:
+            if broken.is_set():
+                raise SourceError("gone")
+            return super().read()
+
+    size = 2**19
+    dataset = toy((size,) * 4, part_rows=2**18)
+    dtype = dataset.blocks[0].dtype
+    dataset = replace(dataset, blocks=tuple(Breaking(i * size, size, 2, dtype) for i in range(4)))
+    limit = 30 * MIB + 2 * dataset.blocks[0].nbytes
+    with LocalEngine(2).session(dataset, memory_limit=limit) as session:
+        session.run(ToyTask())
+        broken.set()
+        session._ahead = session._begin_to_read(session._open_pool(), session._everything, 1)
+        with pytest.raises(SourceError, match="gone"):
+            session.run(ToyTask())
+        broken.clear()
+        assert session.run(ToyTask()).total.count == dataset.n_rows

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -91,6 +92,46 @@ def test_cache_keeps_what_came_first() -> None:
     assert cache.nbytes == 0
 
 
+def test_cache_finds_what_somebody_works_on_though_it_keeps_it_not() -> None:
+    cache, rows = BlockCache(0), Rows(np.zeros((1, 100), np.int8))
+    cache.offer(7, rows)
+    assert cache.get(7) is rows
+    assert cache.nbytes == 0
+    del rows
+    assert cache.get(7) is None
+
+
+def test_blocks_are_read_by_one_of_those_that_want_them() -> None:
+    cache, reads = BlockCache(0), []
+    all_in = threading.Barrier(4)
+    done = threading.Barrier(4)
+
+    def want() -> None:
+        all_in.wait(30)
+        rows = cache.get(0)
+        if rows is None:
+            with cache.turn(0):
+                rows = cache.get(0)
+                if rows is None:
+                    rows = Rows(np.zeros((1, 1)))
+                    reads.append(rows)
+                    cache.offer(0, rows)
+        done.wait(30)
+        assert rows is reads[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(want) for _ in range(4)]:
+            future.result(60)
+    assert len(reads) == 1
+
+
+def test_a_read_that_fails_lets_the_next_one_try() -> None:
+    cache = BlockCache(0)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no"), cache.turn(0):
+            raise OSError("no")
+
+
 def test_a_view_counts_as_the_array_that_it_keeps() -> None:
     whole = np.zeros((10, 10))
     assert held_bytes(Rows(whole[:2], weight=np.ones(2))) == 800 + 16
@@ -166,6 +207,32 @@ def test_peak_of_a_fit_stays_within_the_limit(tmp_path: Path) -> None:
     limit = 96 * MIB
     found = measured("fit-local", make_store(tmp_path / "rows.zarr", 96), limit)
     assert found["nbytes"] >= 4 * limit
+    assert max(found["peaks"]) <= limit
+
+
+@pytest.mark.slow
+def test_peak_of_weighted_fits_on_a_cluster_stays_within_the_limit(tmp_path: Path) -> None:
+    limit, n_chunks = 88 * MIB, 88
+    n_rows = 4 * MIB // 32
+    chunk = np.random.default_rng(0).normal(size=(n_rows, 8)).astype("f4")
+    chunk[:, 7] = np.abs(chunk[:, 7])
+    shape = (n_chunks * n_rows, 8)
+    rows = zarr.create_array(
+        tmp_path / "rows.zarr", shape=shape, chunks=(n_rows, 8), dtype="f4", compressors=None
+    )
+    weights = zarr.create_array(
+        tmp_path / "weights.zarr", shape=shape[0], chunks=100_000, dtype="f8"
+    )
+    for start in range(0, shape[0], n_rows):
+        rows[start : start + n_rows] = chunk
+    weights[:] = np.tile(np.arange(8.0) // 2, shape[0] // 8)
+    found = measured("fit-weighted", tmp_path / "rows.zarr", limit)
+    assert found["nbytes"] >= 4 * limit
+    # The column is nowhere zero, of the others a quarter is.
+    assert [count / shape[0] for count in found["rows"]] == [0.75, 0.75, 1.0]
+    # Two passes, of which at most the first blocks were kept.
+    assert min(found["read"]) > 1.5 * found["nbytes"]
+    assert len(found["peaks"]) == 9
     assert max(found["peaks"]) <= limit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import zarr
 
 import dgmm
+from dgmm.covariance import family_names
 
 X = np.random.default_rng(0).normal(size=(300, 3))
 
@@ -122,12 +124,100 @@ def test_nothing_works_before_a_fit() -> None:
 
 def test_a_constant_column_fits_and_is_reported() -> None:
     x = np.column_stack([X, np.full(len(X), 7.0)])
-    model = dgmm.GaussianMixture(2, random_state=0).fit(x)
+    with pytest.warns(dgmm.ConstantFeatureWarning, match=r"column 3 \(7\) is constant"):
+        model = dgmm.GaussianMixture(2, random_state=0).fit(x)
     assert any("feature 3 is constant (7)" in note for note in model.record_.notes)
     np.testing.assert_allclose(model.covariances_[:, 3, 3], 1e-6, rtol=1e-3)
     np.testing.assert_allclose(model.means_[:, 3], 7.0)
 
 
+FAR = {"weights_init": [0.5, 0.4, 0.1], "means_init": [[0.0] * 3, [1.0] * 3, [1e3] * 3]}
+
+
+@pytest.mark.parametrize("family", family_names())
+@pytest.mark.parametrize("options", [{}, {"algorithm": "cem"}, {"acceleration": "reading"}])
+def test_a_component_without_rows_is_warned_of(family: str, options: dict[str, Any]) -> None:
+    model = dgmm.GaussianMixture(3, covariance_type=family, random_state=0, **FAR, **options)
+    with pytest.warns(dgmm.EmptyComponentWarning, match="2 w(as|ere) without rows"):
+        model.fit(X)
+    assert model.weights_[2] == 0.0
+    assert any("2 were without rows" in note for note in model.record_.notes)
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_a_batch_that_empties_a_component_is_warned_of_once(family: str) -> None:
+    model = dgmm.GaussianMixture(3, covariance_type=family, random_state=0, **FAR)
+    with pytest.warns(dgmm.EmptyComponentWarning, match="component 2 was without rows"):
+        model.partial_fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", dgmm.EmptyComponentWarning)
+        model.partial_fit(X)
+    assert model.weights_[2] == 0.0
+
+
+def test_a_selected_mixture_with_an_empty_component_is_warned_of() -> None:
+    def apart(sample: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+        return np.full((n_components, 3), 1e3) * np.arange(n_components)[:, None]
+
+    with pytest.warns(dgmm.EmptyComponentWarning, match="components 1, 2 were without rows"):
+        dgmm.select_model(X, 3, covariance_types="diag", init_params=apart, random_state=0)
+
+
+def test_stochastic_em_warns_of_the_mixture_that_it_returns() -> None:
+    # Two components on one cluster: the smaller dies out after the likeliest iterate.
+    x = np.random.default_rng(1).normal(size=(40, 1))
+    start = {"weights_init": [0.9, 0.1], "means_init": [[0.0], [1.0]], "random_state": 2}
+    model = dgmm.GaussianMixture(2, algorithm="sem", max_iter=60, reg_covar=0.1, **start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", dgmm.EmptyComponentWarning)
+        model.fit(x)
+    assert model.weights_.min() > 0.0
+    assert any("were without rows" in note for note in model.record_.notes)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda model, x: model.fit(x),
+        lambda model, x: model.fit_predict(x),
+        lambda model, x: model.fit(x, sample_weight=np.ones(len(x))),
+        lambda _, x: dgmm.select_model(x, [1, 2], n_init=3, random_state=0),
+    ],
+    ids=["fit", "fit_predict", "weighted", "select_model"],
+)
+def test_constant_columns_are_warned_of_once_at_the_callers_line(fit) -> None:
+    x = np.column_stack([X, np.full((len(X), 2), 7.0)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(dgmm.GaussianMixture(2, n_init=3, random_state=0), Frame(x))
+    (warning,) = caught
+    assert warning.category is dgmm.ConstantFeatureWarning
+    assert issubclass(warning.category, UserWarning)
+    assert warning.filename == __file__
+    assert "columns 'd' (7), 'e' (7) are constant" in str(warning.message)
+    assert "covariance_floor" in str(warning.message)
+
+
+class Frame:
+    """As much of a data frame as it takes."""
+
+    def __init__(self, values) -> None:
+        self.columns, self._values = list("abcde")[: values.shape[1]], values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def to_numpy(self):
+        return self._values
+
+
+def test_many_constant_columns_are_not_all_listed() -> None:
+    x = np.column_stack([X, np.full((len(X), 10), 7.0)])
+    with pytest.warns(dgmm.DgmmWarning, match=r"10 \(7\) and 2 more are constant"):
+        dgmm.GaussianMixture(2, random_state=0).fit(x)
+
+
+@pytest.mark.filterwarnings("ignore::dgmm.ConstantFeatureWarning")
 def test_a_constant_column_without_a_floor_retires_every_restart() -> None:
     x = np.column_stack([X, np.full(len(X), 7.0)])
     with pytest.raises(

@@ -68,6 +68,7 @@ def test_suggested_priors_are_those_of_fraley_and_raftery() -> None:
     np.testing.assert_allclose(full["mean_prior"], X.mean(axis=0))
     np.testing.assert_allclose(full["covariance_prior"], np.cov(X.T) / 4 ** (2 / D))
     assert (full["mean_precision_prior"], full["degrees_of_freedom_prior"]) == (0.01, D + 2)
+    np.testing.assert_allclose(dgmm.suggest_priors(X)["covariance_prior"], np.cov(X.T))
     for family in ("diag", "spherical", "tied_diag", "tied_spherical"):
         scale = dgmm.suggest_priors(X, 4, family)["covariance_prior"]
         assert scale == pytest.approx(np.trace(np.cov(X.T)) / D / 4 ** (2 / D))
@@ -306,6 +307,7 @@ NIW = {
         ({**NIW, "covariance_prior": -1.0}, "covariance_prior.*positive definite.*eigenvalue -1"),
         ({**NIW, "covariance_prior": np.ones((2, 2))}, "covariance_prior.*positive definite"),
         ({**NIW, "covariance_prior": [[1.0, 0.9], [0.0, 1.0]]}, "covariance_prior.*symmetric"),
+        ({**NIW, "covariance_prior": [[1.0], [0.0, 1.0]]}, "covariance_prior=.*real numbers"),
         ({**NIW, "covariance_prior": np.ones(2)}, r"covariance_prior has shape \(2,\)"),
         ({**NIW, "degrees_of_freedom_prior": 1.0}, "degrees_of_freedom_prior=1; for.*exceed 1"),
         (
@@ -326,6 +328,7 @@ NIW = {
         ({"fixed": {"means": [[0], [1, 2]]}}, "as integers"),
         ({"fixed": {"means": None}}, "as integers"),
         ({"fixed": {"means": "all"}}, "as integers"),
+        ({"fixed": {"means": {0, "all"}}}, "as integers"),
         ({"fixed": {"means": [True, False, True]}}, "as integers"),
         (
             {"fixed": {"weights": [0, 1]}, "weights_init": [0.5, 0.5, 0.0]},
@@ -406,13 +409,16 @@ def test_how_fixed_is_spelled_does_not_show_in_the_file(tmp_path: Path) -> None:
 def test_a_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
     from distributed import Client, LocalCluster
 
-    options = {"fixed": {"means": [1]}, "means_init": CENTRES, **dgmm.suggest_priors(X, K)}
-    fit(**options).save(tmp_path / "threads")
+    options = {"fixed": {"means": [1]}, "means_init": CENTRES}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         engine = dgmm.DaskEngine(client)
-        priors = dgmm.suggest_priors(X, K, engine=engine)
-        fit(**(options | priors), engine=engine).save(tmp_path / "workers")
-    assert (tmp_path / "threads").read_bytes() == (tmp_path / "workers").read_bytes()
+        for family in family_names():
+            for name, one in (("threads", dgmm.LocalEngine()), ("workers", engine)):
+                priors = dgmm.suggest_priors(X, K, family, engine=one)
+                model = fit(covariance_type=family, engine=one, **options, **priors)
+                model.save(tmp_path / name)
+            files = [(tmp_path / name).read_bytes() for name in ("threads", "workers")]
+            assert files[0] == files[1], family

@@ -168,9 +168,10 @@ def test_fit_begins_anew_and_what_follows_goes_on_from_it(tmp_path: Path) -> Non
     np.testing.assert_array_equal(model.means_, loaded.means_)
 
 
-def test_given_starts_need_no_rows_to_start_from() -> None:
+@pytest.mark.parametrize("scale", ["precisions_init", "covariances_init"])
+def test_given_starts_need_no_rows_to_start_from(scale: str) -> None:
     given = {"weights_init": np.full(3, 1 / 3), "means_init": CENTRES}
-    given["precisions_init"] = np.tile(np.eye(3), (3, 1, 1))
+    given[scale] = np.tile(np.eye(3), (3, 1, 1))
     model = stepwise(**given)
     for part in np.array_split(X[:40], 40):
         model.partial_fit(part)
@@ -196,6 +197,8 @@ def test_single_precision_rows_and_products() -> None:
         ({"step_size": "fast"}, "step_size"),
         ({"step_size": lambda _: 2.0}, r"step_size\(1\) returned 2.0"),
         ({"step_size": lambda _: np.nan}, r"step_size\(1\) returned nan"),
+        ({"step_size": lambda _: "a"}, r"step_size\(1\) returned 'a'"),
+        ({"step_size": lambda _: None}, r"step_size\(1\) returned None"),
         ({"step_offset": -1.0}, "step_offset"),
         ({"step_offset": np.inf}, "step_offset"),
         ({"forgetting": 1.5}, "forgetting"),

@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from distributed import Client, LocalCluster
 from sklearn.base import clone
 
 import dgmm
@@ -171,3 +172,23 @@ def test_one_block_is_read_once_a_pass(tmp_path: Path) -> None:
     assert record.passes == 1 + max(one.n_iter for one in record.restarts)
     # What fits the limit is kept, so that later passes read nothing.
     assert record.block_reads == len(dataset.blocks)
+
+
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_the_chunks_of_a_result_are_projected(engine: str, tmp_path: Path) -> None:
+    limit = 100 * 2**20
+    rows = np.zeros((2**23, 1), np.int8)
+    narrow = dgmm.GaussianMixture.from_parameters([1.0], [[0.0]], [[[1.0]]])
+    large = zarr.create_array(tmp_path / "l.zarr", shape=2**23, chunks=2**23, dtype="f8")
+    if engine == "dask":
+        with (
+            LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            narrow.set_params(memory_limit=limit, engine=dgmm.DaskEngine(client))
+            with pytest.raises(dgmm.MemoryLimitError, match="buffers of the consumer 132 MiB"):
+                narrow.score_samples(rows, out=large)
+        return
+    narrow.set_params(memory_limit=limit)
+    with pytest.raises(dgmm.MemoryLimitError, match=r"buffers of the consumer 132 MiB.*chunks"):
+        narrow.score_samples(rows, out=large)

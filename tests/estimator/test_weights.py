@@ -172,20 +172,33 @@ def small_blocks():
     return dgmm.open_dataset(X, block_bytes=4800)
 
 
-@pytest.mark.parametrize("algorithm", ["em", "cem", "sem"])
-def test_threads_and_workers_give_the_same_bits(client, algorithm):
+VARIANTS = {
+    "em": {"halve_after": 2, "n_init": 4},
+    "annealed": {"annealing": [3.0, 1.5], "n_init": 2},
+    "cem": {"algorithm": "cem", "n_init": 2},
+    "sem": {"algorithm": "sem", "annealing": [2.0], "n_init": 2},
+}
+
+
+@pytest.mark.parametrize("family", family_names())
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_threads_and_workers_give_the_same_bits(client, family, variant):
     weight, labels = COPIES * 0.5, np.where(np.arange(1200) % 10, -1, np.arange(1200) % 3)
+    rows = small_blocks()
+    engines = (dgmm.LocalEngine(1), dgmm.LocalEngine(3), dgmm.DaskEngine(client))
     fits = [
         dgmm.GaussianMixture(
-            3, covariance_type="tied", random_state=0, max_iter=4, engine=engine,
-            algorithm=algorithm, n_init=2,
-        ).fit(small_blocks(), sample_weight=weight, labels=labels)
-        for engine in (dgmm.LocalEngine(1), dgmm.LocalEngine(3), dgmm.DaskEngine(client))
+            3, covariance_type=family, random_state=0, max_iter=4, engine=engine,
+            **VARIANTS[variant],
+        ).fit(rows, sample_weight=weight, labels=labels)
+        for engine in engines
     ]  # fmt: skip
-    for other in fits[1:]:
-        assert other.lower_bounds_ == fits[0].lower_bounds_
+    evaluations = [gm.evaluate(rows, weight) for gm in fits]
+    for other, evaluation in zip(fits[1:], evaluations[1:], strict=True):
+        assert other.record_.restarts == fits[0].record_.restarts
         assert_array_equal(other.means_, fits[0].means_)
         assert_array_equal(other.covariances_, fits[0].covariances_)
+        assert evaluation == evaluations[0]
 
 
 @pytest.mark.parametrize("persisted", [False, True])

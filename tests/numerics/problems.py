@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from dgmm.covariance import family_of
+from dgmm.data.arrays import open_array
 from dgmm.data.dataset import Rows
 from dgmm.em import Context, frames_of
 from dgmm.engine.base import Reduced
@@ -29,7 +30,11 @@ class SerialSession:
     n_parts: int = 3
     members: list[int] = field(default_factory=list)
 
-    def run(self, task, *, blocks=None, keep=None):
+    @property
+    def dataset(self):
+        return open_array(self.x, 2**20)
+
+    def run(self, task, *, blocks=None, keep=None, again=False):
         edges = np.linspace(0, len(self.x), self.n_parts + 1).astype(int)
         rows, workspace = Rows(self.x), task.workspace()
         parts = [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -155,7 +158,6 @@ def test_workspaces_are_no_larger_than_they_say(name, level):
 
 @LEVELS
 def test_a_tile_and_its_scratch_fit_what_was_projected(level):
-    tracemalloc = pytest.importorskip("tracemalloc")
     mixtures = [random_mixture(np.random.default_rng(3), "full", 8, 24, reach=1.0)] * 2
     x = rows_of(mixtures[0], 20_000, 3, "float32")
     task = BatchPass(plan_batch(mixtures, [level] * 2, frames_around(mixtures[0])))
@@ -165,6 +167,27 @@ def test_a_tile_and_its_scratch_fit_what_was_projected(level):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= task.workspace_bytes + 2 * task.result_bytes + 2**16
+
+
+@pytest.mark.parametrize("output", ["log_density", "responsibilities", "labels"])
+def test_rows_that_need_the_fallback_fit_what_was_projected(output):
+    mixture = random_mixture(np.random.default_rng(3), "full", 8, 24, reach=1.0)
+    frames = frames_around(mixture)
+    ((kernel,), (safest,)) = (
+        plan_batch([mixture], [level], frames) for level in (Level.FLOAT32, Level.CENTRED)
+    )
+    x = rows_of(mixture, 20_000, 3, "float32")
+    x[::1000] = 1e30
+    task = RowPass(kernel, output, "float64", fallback=safest)
+    task.evaluate(Rows(x), task.workspace())
+    tracemalloc.start()
+    task.evaluate(Rows(x), task.workspace())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    values = len(x) * task.value_bytes_per_row
+    # The fallback's buffers alone would break the projection of the first kernel.
+    assert replace(task, fallback=None).workspace_bytes + values < peak
+    assert peak <= task.workspace_bytes + values + 2**16
 
 
 def test_tiles_are_powers_of_two_within_their_bounds():

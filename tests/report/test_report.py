@@ -257,3 +257,14 @@ def test_numbers_read_well() -> None:
         "2 min 05 s",
         "1 h 12 min",
     ]
+
+
+def test_an_accelerated_fit_is_reported_by_its_gap(tmp_path):
+    fitted = model()
+    restarts = tuple(replace(one, gap=0.25, evaluations=7) for one in fitted.record_.restarts)
+    fitted.record_ = replace(fitted.record_, restarts=restarts, acceleration="computing")
+    text = Page(write_report(tmp_path / "report.html", fitted).read_text("utf-8")).text
+    assert "0.25 nats per row" in text
+    assert "computing is the bottleneck" in text
+    plain = Page(write_report(tmp_path / "report.html", model()).read_text("utf-8")).text
+    assert "estimated gap" not in plain

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import zarr
+from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -52,6 +53,29 @@ def test_ten_restarts_cost_one_read_a_pass(tmp_path) -> None:
     assert [len(record.restarts) for record in records] == [1, 10]
 
 
+@pytest.mark.usefixtures("uncached")
+@pytest.mark.filterwarnings("ignore:Best performing initialization")
+def test_on_a_cluster_ten_restarts_cost_one_read_a_pass_too(dataset) -> None:
+    with (
+        # In this process, where nothing is kept between passes.
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        for n_init in (1, 10):
+            record = (
+                dgmm.GaussianMixture(
+                    3, n_init=n_init, tol=0, max_iter=3, random_state=0,
+                    engine=dgmm.DaskEngine(client),
+                )
+                .fit(dataset)
+                .record_
+            )  # fmt: skip
+            assert (record.passes, len(record.restarts)) == (4, n_init)
+            assert record.block_reads == record.passes * len(dataset.blocks)
+
+
 def test_the_memory_of_all_restarts_is_projected() -> None:
     x = blobs(4, n_features=6, n_components=2)
     context = context_of(x)
@@ -71,7 +95,7 @@ class Tight(SerialSession):
 
     limit = 0
 
-    def run(self, task, *, blocks=None, keep=None) -> Reduced:
+    def run(self, task, *, blocks=None, keep=None, again=False) -> Reduced:
         if task.result_bytes > self.limit:
             raise MemoryLimitError("too small")
         return super().run(task, blocks=blocks, keep=keep)

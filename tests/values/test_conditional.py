@@ -122,7 +122,7 @@ def test_features_that_are_not_there(features: Any, message: str) -> None:
             ask(features)
 
 
-@pytest.mark.parametrize("values", [[0.0, 1.0], [np.nan], np.inf, [[0.0]]])
+@pytest.mark.parametrize("values", [[0.0, 1.0], [np.nan], np.inf, [[0.0]], "a", None])
 def test_values_that_do_not_fit(values: Any) -> None:
     with pytest.raises(dgmm.InvalidParameterError, match="1 finite numbers"):
         mixture_of("full").conditional([1], values)

@@ -112,6 +112,11 @@ def test_rows_without_a_density(x: object, error: type[Exception], message: str)
         mixture_of("full").log_prob(x)
 
 
+def test_parameters_that_are_no_numbers() -> None:
+    with pytest.raises(dgmm.InvalidParameterError, match="means are no array of real numbers"):
+        dgmm.Mixture([1.0], [["a", "b"]], [np.eye(2)])
+
+
 def test_covariances_without_a_density() -> None:
     singular = dgmm.Mixture([1.0], [[0.0, 0.0]], [[[1.0, 1.0], [1.0, 1.0]]])
     with pytest.raises(dgmm.InvalidParameterError, match="component 0 is not positive definite"):

@@ -99,6 +99,8 @@ def test_divergences_that_cannot_be() -> None:
         (f, {"method": "exact"}, "no exact divergence"),
         (f, {"method": "euclid"}, "must be one of"),
         (f, {"n_samples": 1}, "at least 2"),
+        (f, {"n_samples": 2.5}, "an integer of at least 2"),
+        ("f", {}, "no dgmm.Mixture"),
     ]:
         with pytest.raises(dgmm.InvalidParameterError, match=message):
             f.kl_divergence(other, **options)
@@ -154,6 +156,9 @@ def test_components_without_weight_can_be_merged() -> None:
         (([[0, 1], [1, 2]],), "disjoint"),
         (([[]],), "not empty"),
         (([0, 1],), "must be sequences"),
+        ((None,), "must be sequences"),
+        (([[0.5, 1]],), "as integers"),
+        ((["01"],), "as integers"),
         (([[0, 1]], 2), "not both"),
     ],
 )
