@@ -119,7 +119,13 @@ def _name_of(method: Callable[..., Any]) -> str:
 
 
 def _given(value: Any) -> str | None:
-    return None if value is None else digest(np.asarray(value, dtype=np.float64))
+    if value is None:
+        return None
+    try:
+        return digest(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        # The starts refuse it by name.
+        return "no array of numbers"
 
 
 class FitCheckpoints:

@@ -38,6 +38,11 @@ class Checkpoints:
     keep: Any = 3
     storage_options: Any = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        # A URL may hold a key.
+        name = Location.of(self.place).name if isinstance(self.place, str) else str(self.place)
+        return f"Checkpoints({name!r}, keep={self.keep!r})"
+
     def open(self) -> Keeper:
         """What writes and reads them.
 

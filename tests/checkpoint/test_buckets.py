@@ -108,6 +108,7 @@ def test_failures_name_the_place_and_no_secret(options: dict[str, Any]) -> None:
     with pytest.raises(SourceError, match="s3://no-such-bucket/x") as caught:
         fitted(place)
     assert SECRET not in str(caught.value) + repr(place) + repr(place.open().place.name)
+    assert "key" not in repr(Checkpoints("s3://a-key:a-secret@bucket/x?token=a-key"))
     elsewhere = {"client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
     elsewhere["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
     with pytest.raises(StoreUnavailableError, match="s3://fits/x"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,19 +241,40 @@ def test_a_disk_that_has_space_again_is_written_again(tmp_path: Path, whole: Any
     same_bits(again, whole)
 
 
-def test_a_real_disk_without_space(tmp_path: Path, whole: Any) -> None:
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a tmpfs with some options, where that is allowed."""
     place = tmp_path / "small"
     place.mkdir()
-    options = "size=16k"
-    if os.geteuid() or os.system(f"mount -t tmpfs -o {options} tmpfs {place} 2>/dev/null"):  # noqa: S605
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        with pytest.warns(RuntimeWarning, match="No space left on device"):
-            gm = fitted(Checkpoints(place, keep=9))
-        same_bits(gm, whole)
-        assert 2 <= len(list(place.iterdir())) <= 3
-    finally:
-        os.system(f"umount {place}")  # noqa: S605
+
+    def mount(options: str) -> Path:
+        line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if os.geteuid() or subprocess.run(line, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_real_disk_without_space(mounted: Callable[[str], Path], whole: Any) -> None:
+    place = mounted("size=16k")
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        gm = fitted(Checkpoints(place, keep=9))
+    same_bits(gm, whole)
+    assert 2 <= len(list(place.iterdir())) <= 3
+
+
+def test_a_real_disk_that_is_read_only(mounted: Callable[[str], Path], whole: Any) -> None:
+    place = mounted("size=1m")
+    estimator(**ARGUMENTS | {"max_iter": 2}, checkpoint=place, checkpoint_every=1).fit(X)
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    # What is there can be gone on from, and nothing can begin.
+    with pytest.warns(RuntimeWarning, match=r"no checkpoint of iteration 3.*Read-only"):
+        same_bits(fitted(place), whole)
+    with pytest.raises(StoreUnavailableError, match="Read-only file system"):
+        estimator(**ARGUMENTS, checkpoint=place, resume="never").fit(X)
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
