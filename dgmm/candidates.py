@@ -10,6 +10,7 @@ import numpy as np
 
 from dgmm.checkpoint import StopRequest
 from dgmm.data.dataset import Dataset
+from dgmm.data.skipping import check_skipped
 from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
 from dgmm.engine.base import Session
 from dgmm.engine.blas import single_threaded_blas
@@ -95,9 +96,9 @@ def fit_candidates(
     first = estimators[0]
     options = _shared_options(first, shared, dataset)
     kept = FitCheckpoints(*check_checkpoint(first), first.resume, stop)
-    seed = first.random_state
-    entropy = kept.entropy(lambda: seed_entropy(seed), seed, shared.max_iter)
-    seeds = np.random.SeedSequence(entropy)
+    seeds = np.random.SeedSequence(
+        kept.entropy(lambda: seed_entropy(first.random_state), first.random_state, shared.max_iter)
+    )
     task = profile_task(parameters, dataset, seeds)
     engine = engine_for(first.engine, dataset)
     reserved = reserved_bytes(parameters, task)
@@ -122,6 +123,7 @@ def fit_candidates(
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
+        check_skipped(dataset, profile.skipped)
         _check_enough(profile, parameters, split)
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)

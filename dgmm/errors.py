@@ -11,6 +11,7 @@
     ├── SourceError             (OSError)       a source that cannot be opened or read
     │   ├── MissingChunkError                   a chunk that was never written
     │   ├── DamagedBlockError                   a block whose bytes do not pass their check
+    │   ├── DataChangedError                    a block that was rewritten after it was opened
     │   └── StoreUnavailableError               no network, credentials, permission or space
     ├── ModelFileError          (ValueError)    a model file truncated, altered or too new
     ├── CheckpointError         (ValueError)    a checkpoint missing, truncated, altered or too new
@@ -41,6 +42,7 @@ __all__ = [
     "ComplexDataError",
     "ConstantFeatureWarning",
     "DamagedBlockError",
+    "DataChangedError",
     "DgmmError",
     "DgmmWarning",
     "EmptyComponentWarning",
@@ -93,6 +95,13 @@ class MissingChunkError(SourceError):
 
 class DamagedBlockError(SourceError):
     """A block's bytes do not pass their checksum or cannot be decoded."""
+
+
+class DataChangedError(SourceError):
+    """A source is not the one that was opened: a file was replaced, rewritten, cut off or removed.
+
+    What was computed from it so far is given up: it would be a result of two sets of data.
+    """
 
 
 class StoreUnavailableError(SourceError):

@@ -273,10 +273,10 @@ class GaussianMixture(
             A finite number of at least 0 for each row, or the name or number of the column of
             ``X`` that holds them. A row of weight 2 counts as two rows, one of weight 0 not at
             all, whatever it holds. A name that is a column is not looked for as a path.
-        labels : array-like, Dask array, Zarr array, path or URL, optional
+        labels : array-like, Dask array, Zarr array, path, URL or str, optional
             The number of a component for rows where it is known, -1 where it is not. Known rows
-            count for their component alone, in the start as in every iteration. Not ``y``, which
-            pipelines hand on without asking.
+            count for their component alone, in the start as in every iteration. Or the name of the
+            column of ``X`` that holds them. Not ``y``, which pipelines hand on without asking.
 
         Returns
         -------

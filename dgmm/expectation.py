@@ -336,9 +336,18 @@ class RowPass:
         return self.kernel.workspace(backend_of(self.device))
 
     def evaluate(self, rows: Rows, workspace: Any) -> Array:
-        """Values of the rows, in their order."""
+        """Values of the rows, in their order: NaN, or the label -1, for those that are skipped."""
         backend = backend_of(self.device)
         values = np.empty((rows.n_rows, *self.value_shape), self.value_dtype)
+        bad = rows.bad
+        if bad is not None and np.any(bad):
+            nothing = -1 if self.output == "labels" else np.nan
+            if np.all(bad):
+                values[...] = nothing
+                return values
+            values = self.evaluate(_without_bad(rows), workspace)
+            values[bad] = nothing
+            return values
         rows = replace(rows, x=_on_device(rows.x, backend))
         for tile in _tiles(rows, self.kernel.tile_rows(backend)):
             start = tile.first_row - rows.first_row
@@ -372,6 +381,13 @@ class RowPass:
         if self.value_shape:
             return joint.T
         return posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+
+
+def _without_bad(rows: Rows) -> Rows:
+    """The rows, with the values of another in the place of each bad one."""
+    good = np.where(rows.bad, 0, np.arange(rows.n_rows))
+    source = np.maximum(np.maximum.accumulate(good), int(np.argmin(rows.bad)))
+    return Rows(np.asarray(rows.x)[source], rows.first_row)
 
 
 def _on_device(x: Any, backend: Backend) -> Any:

@@ -14,6 +14,7 @@ from dgmm.checkpoint import Effort
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
+from dgmm.data.skipping import check_skipped
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
@@ -37,6 +38,7 @@ from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
 from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
+from dgmm.steady import SteadySession
 from dgmm.variants import Algorithm
 
 __all__ = [
@@ -83,6 +85,8 @@ class FitOutcome:
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
             notes=(*_notes(self.profile, self.chains), *self.notes),
+            skipped_rows=self.profile.skipped.rows,
+            skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
             acceleration=self.acceleration,
         )
 
@@ -145,11 +149,15 @@ def fit_dataset(
     kept.check_configuration(configuration | {"device": device.partition(":")[0]})
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
+        check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
+        steady: Any = session
+        if dataset.skipping is not None:
+            steady = SteadySession(session, profile.n_rows)
+        context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
         chains = kept.chains
         if chains is None:
@@ -372,6 +380,8 @@ def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
         f"feature {i} is constant ({profile.least[i]:g}): the fit gives it what variance it has"
         for i in profile.constant_features
     ]
+    if profile.skipped.rows:
+        notes.append(f"skipped: {profile.skipped}")
     for i, chain in enumerate(chains):
         if chain.empty:
             names = ", ".join(str(k) for k in sorted(chain.empty))

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from dgmm.data.dataset import Dataset, Rows
+from dgmm.data.skipping import Skipped
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Reduced, Session
 from dgmm.expectation import BatchPass
 from dgmm.profile import Profile, ProfilePass, Sample, hash_rows, refuse_non_finite
@@ -53,7 +54,7 @@ def _chosen(rows: Rows, mask: Array) -> Rows:
     def cut(values: Any) -> Any:
         return None if values is None else values[mask]
 
-    return replace(rows, x=rows.x[mask], weight=cut(rows.weight), labels=cut(rows.labels))
+    return Rows(rows.x[mask], rows.first_row, cut(rows.weight), cut(rows.labels))
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,9 @@ class _ProfileOfFitted(_OnFitted):
         n_fitted = int(self.task.n_rows * (1.0 - self.split.share))
         sample = replace(self.task, n_rows=n_fitted).sample_of(rows, ~held)
         if kept.n_rows == 0:
-            return _empty_profile(self.task, sample)
-        return replace(self.task.evaluate(kept, workspace), sample=sample)
+            return replace(_empty_profile(self.task, sample), skipped=Skipped.of(rows))
+        profile = self.task.evaluate(kept, workspace)
+        return replace(profile, sample=sample, skipped=Skipped.of(rows))
 
 
 def _empty_profile(task: ProfilePass, sample: Sample) -> Profile:

@@ -95,6 +95,10 @@ def _check_supported(parameters: FitParameters, dataset: Dataset) -> None:
             f"{name} is not supported by partial_fit, whose steps are those of stepwise EM; pass "
             "algorithm='em' and annealing=None, or use fit"
         )
+    if dataset.skipping is not None:
+        raise InvalidParameterError(
+            "partial_fit does not skip bad rows or blocks; clean the batch, or use fit"
+        )
     for name, there in (("weights", dataset.has_weights), ("labels", dataset.has_labels)):
         if there:
             raise InvalidParameterError(

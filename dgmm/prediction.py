@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from dgmm.data.dataset import Dataset, Rows
+from dgmm.data.dataset import Block, Dataset, Rows
+from dgmm.data.skipping import Skipped, check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError
@@ -33,12 +35,29 @@ class Evaluation:
         Per row, in nats.
     bic, aic : float
         Lower is better (Schwarz 1978; Akaike 1974), with scikit-learn's sign.
+    skipped_rows : int
+        Bad rows among them that were left out.
     """
 
     rows: int
     log_likelihood: float
     bic: float
     aic: float
+    skipped_rows: int = 0
+
+
+@dataclass(frozen=True)
+class SkipCount:
+    """What is skipped (a task for :meth:`dgmm.engine.base.Session.run`)."""
+
+    workspace_bytes: int = 0
+    result_bytes: int = 16 * 2**10
+
+    def workspace(self) -> None:
+        return None
+
+    def evaluate(self, rows: Rows, workspace: None) -> Skipped:
+        return Skipped.of(rows)
 
 
 def mixture_frames(mixture: Mixture) -> Frames:
@@ -50,8 +69,8 @@ def _level(mixture: Mixture, frames: Frames, dataset: Dataset, wanted: str | Non
     return safe_level(mixture, frames, first_level(dataset.dtype, wanted))
 
 
-def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
-    """Total log-likelihood of the rows, in nats, and their total weight."""
+def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float, int]:
+    """Total log-likelihood of the rows, in nats, their total weight, and how many were skipped."""
     parameters = check_parameters(estimator)
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
@@ -60,22 +79,27 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float]:
         plan_batch([mixture], [level], frames), device=parameters.device_for(dataset.n_rows)
     )
     engine = engine_for(estimator.engine, dataset)
+    skipped = Skipped()
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
+        if dataset.skipping is not None:
+            skipped = session.run(SkipCount()).total
+            check_skipped(dataset, skipped)
         (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
     if not statistics.weight > 0.0:
         raise InvalidDataError("sample_weight is zero for every row; nothing is left to score")
-    return statistics.log_likelihood, statistics.weight
+    return statistics.log_likelihood, statistics.weight, skipped.rows
 
 
 def evaluate(estimator: Any, dataset: Dataset) -> Evaluation:
     """How well a fitted estimator describes the rows, in one pass over them."""
-    total, weight = log_likelihood(estimator, dataset)
+    total, weight, skipped = log_likelihood(estimator, dataset)
     n_parameters = estimator.n_parameters_
     return Evaluation(
         rows=dataset.n_rows,
         log_likelihood=total / weight,
         bic=-2.0 * total + n_parameters * float(np.log(weight)),
         aic=-2.0 * total + 2.0 * n_parameters,
+        skipped_rows=skipped,
     )
 
 
@@ -130,6 +154,9 @@ def _streamed(
 def _lazy(task: RowPass, dataset: Dataset) -> Any:
     from dgmm.data.dask import to_dask
 
+    if dataset.skipping is not None:
+        shape, dtype = task.value_shape, task.value_dtype
+        return to_dask(dataset, partial(_evaluate_block, task=task), shape, dtype)
     rows = to_dask(dataset).rechunk({1: -1})
     meta = np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype)
     chunks = (rows.chunks[0], *((n,) for n in task.value_shape))
@@ -142,6 +169,11 @@ def _lazy(task: RowPass, dataset: Dataset) -> Any:
         drop_axis=drop,
         meta=meta,
     )
+
+
+def _evaluate_block(block: Block, task: RowPass) -> Array:
+    with single_threaded_blas():
+        return task.evaluate(block.read(), task.workspace())
 
 
 def _evaluate_chunk(x: Array, task: RowPass, block_info: Any = None) -> Array:

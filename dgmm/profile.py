@@ -8,12 +8,13 @@ smallest counter-based hashes of (seed, row): mergeable, and the same whatever t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dgmm.data.dataset import Rows
+from dgmm.data.skipping import Skipped
 from dgmm.errors import InvalidDataError
 
 __all__ = ["Profile", "ProfilePass", "Sample", "SomeColumns"]
@@ -144,6 +145,8 @@ class Profile:
     sample : Sample
     known : Sample, optional
         Of the rows whose component is known, where the rows carry labels.
+    skipped : Skipped
+        Bad rows that were left out.
     """
 
     n_rows: int
@@ -154,6 +157,7 @@ class Profile:
     most: Array
     sample: Sample
     known: Sample | None = None
+    skipped: Skipped = field(default_factory=Skipped)
 
     @property
     def constant_features(self) -> tuple[int, ...]:
@@ -188,6 +192,7 @@ class Profile:
             known=None
             if self.known is None or other.known is None
             else self.known.merge(other.known),
+            skipped=self.skipped.merge(other.skipped),
         )
 
 
@@ -255,7 +260,7 @@ class ProfilePass:
         for tile in _tiles(rows):
             one = self._moments(tile, empty)
             profile = one if not profile.n_rows else profile.merge(one)
-        return replace(profile, sample=sample, known=known)
+        return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
 
     def _nothing(self, sample: Sample) -> Profile:
         zeros, far = np.zeros(self.n_features), np.full(self.n_features, np.inf)

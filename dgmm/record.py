@@ -102,6 +102,10 @@ class FitRecord:
     restarts : tuple of RestartRecord
     notes : tuple of str
         What a user should know: constant columns, empty components, safer kernels.
+    skipped_rows : int
+        Bad rows that were left out, those of blocks that could not be read included.
+    skipped_blocks : tuple of str
+        Such blocks, and what is wrong with each: the first 20.
     acceleration : str
         What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
         ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
@@ -118,6 +122,8 @@ class FitRecord:
     device: str
     restarts: tuple[RestartRecord, ...]
     notes: tuple[str, ...]
+    skipped_rows: int = 0
+    skipped_blocks: tuple[str, ...] = ()
     acceleration: str = ""
 
     @property

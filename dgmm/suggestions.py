@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.data.skipping import check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError
@@ -103,7 +104,9 @@ def _profile(X: Any, family: CovarianceFamily, engine: Any, memory_limit: int | 
         single_threaded_blas(),
         runner.session(dataset, memory_limit=memory_limit, reserved_bytes=task.sample_bytes) as run,
     ):
-        return run.run(task).total
+        profile = run.run(task).total
+        check_skipped(dataset, profile.skipped)
+        return profile
 
 
 def _scale(profile: Profile, family: CovarianceFamily) -> Any:

@@ -47,6 +47,7 @@ def data_identity(dataset: Dataset, profile: Profile) -> dict[str, Any]:
         "weighted": dataset.has_weights,
         "labelled": dataset.has_labels,
         "rows of positive weight": profile.n_rows,
+        "skipped rows": profile.skipped.rows,
         "least values": digest(profile.least),
         "greatest values": digest(profile.most),
         "sampled rows": _digest_of(profile.sample),

@@ -17,7 +17,7 @@ from dgmm.cli.options import (
     talk_options,
     weight_option,
 )
-from dgmm.cli.output import print_json, redact
+from dgmm.cli.output import print_json, redact, skipped
 from dgmm.data.location import Location
 
 __all__ = ["predict", "score"]
@@ -103,6 +103,7 @@ def score(model: Path, **options: Any) -> None:
         {
             "model": str(model),
             "rows": evaluation.rows,
+            **skipped(evaluation.skipped_rows),
             "log_likelihood": evaluation.log_likelihood,
             "bic": evaluation.bic,
             "aic": evaluation.aic,

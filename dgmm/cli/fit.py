@@ -23,6 +23,7 @@ from dgmm.cli.options import (
     variant_options,
     weight_option,
 )
+from dgmm.cli.output import skipped
 
 __all__ = ["fit"]
 
@@ -55,7 +56,8 @@ __all__ = ["fit"]
 def fit(talk: Talk, /, **options: Any) -> None:
     """Fit a mixture of Gaussians to DATA and write it to a model file.
 
-    DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features). The last
+    DATA is a .npy file, or the path or URL of a Zarr array, of shape (rows, features), or of
+    Parquet files: one, a folder of them, or a pattern. The last
     line on standard output is one JSON object; its passes count the one that measures the
     log-likelihood (per row) and the BIC of the final model. Its peak_memory is that of this
     process: on a Dask cluster, what workers take is not in it. A model file that is there already
@@ -73,6 +75,7 @@ def fit(talk: Talk, /, **options: Any) -> None:
         write_report(options["report"], model, evaluation=evaluation)
     facts = {
         "rows": evaluation.rows,
+        **skipped(evaluation.skipped_rows, model.record_.skipped_blocks),
         "iterations": model.n_iter_,
         "passes": model.record_.passes + 1,
         "converged": model.converged_,

@@ -19,7 +19,10 @@ def open_rows(options: Mapping[str, Any]) -> Dataset:
     """The dataset that DATA and its options name, with weights and labels where they are given."""
     from dgmm.data.opening import open_dataset
 
-    given = {"on_missing_chunk": options["on_missing_chunk"]}
+    names = ("on_missing_chunk", "on_bad_block", "on_bad_rows", "max_skipped")
+    given = {name: options[name] for name in names}
+    if options["columns"] is not None:
+        given["columns"] = [name.strip() for name in options["columns"].split(",")]
     # Left out, the library's own default holds.
     if options["block_bytes"] is not None:
         given["block_bytes"] = options["block_bytes"]

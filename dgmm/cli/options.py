@@ -85,6 +85,33 @@ def data_options(command: F) -> F:
             show_default=True,
             help="A chunk that was never written: an error, or the store's fill value.",
         ),
+        click.option(
+            "--columns",
+            metavar="NAMES",
+            help="Columns of Parquet files, with commas between them. By default all.",
+        ),
+        click.option(
+            "--on-bad-block",
+            type=click.Choice(["raise", "skip"]),
+            default="raise",
+            show_default=True,
+            help="A block that is damaged or incomplete: an error, or its rows left out.",
+        ),
+        click.option(
+            "--on-bad-rows",
+            type=click.Choice(["raise", "skip"]),
+            default="raise",
+            show_default=True,
+            help="A row with NaN, infinity or null: an error, or left out (its label is -1, its "
+            "score NaN).",
+        ),
+        click.option(
+            "--max-skipped",
+            type=click.FloatRange(min=0, max=1),
+            default=0.01,
+            show_default=True,
+            help="Largest share of the rows that may be left out.",
+        ),
     )
 
 

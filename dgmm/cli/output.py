@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ import click
 
 from dgmm.errors import ConstantFeatureWarning, EmptyComponentWarning
 
-__all__ = ["print_json", "print_line", "redact", "strict", "warnings_as_lines"]
+__all__ = ["print_json", "print_line", "redact", "skipped", "strict", "warnings_as_lines"]
 
 # s3://key:secret@bucket/rows.zarr?token=... A secret pasted as it is may itself hold "/", "@" or
 # "?", so after a colon everything up to the last "@" goes.
@@ -29,6 +29,13 @@ _QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
 def redact(text: str) -> str:
     """A text without the users, passwords, queries and fragments of the URLs in it."""
     return _QUERY.sub(r"\1", _USER.sub("", text))
+
+
+def skipped(rows: int, blocks: Sequence[str] = ()) -> dict[str, Any]:
+    """What the JSON line says of rows that were left out; nothing where none was."""
+    if not rows:
+        return {}
+    return {"skipped_rows": rows, **({"skipped_blocks": [*map(redact, blocks)]} if blocks else {})}
 
 
 def strict(value: Any) -> Any:

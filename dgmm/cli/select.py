@@ -23,6 +23,7 @@ from dgmm.cli.options import (
     variant_options,
     weight_option,
 )
+from dgmm.cli.output import skipped
 from dgmm.cli.values import component_counts
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def select(talk: Talk, /, **options: Any) -> None:
         "covariance_type": best.covariance_type,
         "n_components": best.n_components,
         "rows": model.record_.rows,
+        **skipped(model.record_.skipped_rows, model.record_.skipped_blocks),
         "iterations": best.n_iter,
         "passes": model.record_.passes,
         "converged": best.converged,

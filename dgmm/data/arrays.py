@@ -18,8 +18,10 @@ import numpy as np
 
 from dgmm.data.columns import column_names
 from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
+from dgmm.data.location import Location
 from dgmm.data.objects import real_numbers
 from dgmm.data.planning import check_two_dimensional, equal_ranges
+from dgmm.data.stamps import FileMark, Stamp, changed, mark_of_path, stamp_of
 from dgmm.errors import DamagedBlockError, InvalidDataError, InvalidDtypeError, SourceError
 
 __all__ = ["ArrayBlock", "FileBlock", "is_npy", "open_array", "open_npy", "open_table"]
@@ -67,20 +69,35 @@ class FileBlock(Block):
     column_stride : int or None
         Bytes from a column to the next where columns are contiguous (Fortran order), None where
         rows are.
+    mark : FileMark, optional
+        What the file was when it was opened; a file that differs is refused.
     """
 
     path: str
     offset: int
     column_stride: int | None = None
+    mark: FileMark | None = field(default=None, compare=False)
+
+    @property
+    def stamp(self) -> Stamp:
+        return stamp_of([(self.path, self.mark)])
 
     def read(self) -> Rows:
         try:
             with open(self.path, "rb", buffering=0) as file:
-                return Rows(self._values(file), self.first_row)
+                rows = Rows(self._values(file), self.first_row)
         except OSError as error:
+            self._check_unchanged()
             if isinstance(error, SourceError):
                 raise
             raise SourceError(f"cannot read {self.name} of {self.path}: {error}") from error
+        self._check_unchanged()
+        return rows
+
+    def _check_unchanged(self) -> None:
+        after = stamp_of([(self.path, mark_of_path(self.path))])
+        if self.mark is not None and after != self.stamp:
+            raise changed(Location(self.path), self.name, self.stamp, after)
 
     def _values(self, file: FileIO) -> np.ndarray[Any, Any]:
         if self.column_stride is None:
@@ -240,12 +257,12 @@ def _column_stride(rows: np.ndarray[Any, Any]) -> int | None:
 
 def _file_dataset(rows: np.ndarray[Any, Any], path: str, offset: int, block_bytes: int) -> Dataset:
     stride = _column_stride(rows)
+    mark = mark_of_path(path)
     blocks = tuple(
-        FileBlock(start, stop - start, rows.shape[1], rows.dtype, path, offset, stride)
+        FileBlock(start, stop - start, rows.shape[1], rows.dtype, path, offset, stride, mark)
         for start, stop in _ranges(rows, block_bytes)
     )
-    found = os.stat(path)
-    identity = ("file", path, found.st_size, found.st_mtime_ns, offset, stride)
+    identity = ("file", path, *(mark or ()), offset, stride)
     return _dataset(rows, blocks, block_bytes, identity)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -136,32 +137,42 @@ def open_dask(array: da.Array, block_bytes: int) -> Dataset:
     )
 
 
-def to_dask(dataset: Dataset) -> da.Array:
-    """A lazy array of a dataset's rows, one chunk for each block.
+def to_dask(
+    dataset: Dataset,
+    read: Callable[[Block], Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: Any = None,
+) -> da.Array:
+    """A lazy array of a dataset's rows, or of a value for each, one chunk for each block.
 
     Parameters
     ----------
     dataset : Dataset
         What to read. If it was opened from a Dask array, that array is returned.
+    read : callable, optional
+        Gives the values of a block's rows, of ``shape`` each and of ``dtype``; by default the rows.
 
     Returns
     -------
-    dask.array.Array of shape (n_rows, n_features)
+    dask.array.Array of shape (n_rows, n_features) or (n_rows, *shape)
     """
-    if isinstance(dataset.origin, da.Array):
+    shape = (dataset.n_features,) if shape is None else shape
+    dtype = dataset.dtype if dtype is None else dtype
+    if read is None and isinstance(dataset.origin, da.Array):
         return dataset.origin
     # A name of its own: with one made from the fingerprint, a cluster could serve rows that it
     # holds from before the data changed in a way that the fingerprint does not see.
     name = f"dgmm-rows-{uuid4().hex}"
     graph: dict[Any, Any] = {
-        (name, index, 0): (_rows, block) for index, block in enumerate(dataset.blocks)
+        (name, index, *(0 for _ in shape)): (read or _rows, block)
+        for index, block in enumerate(dataset.blocks)
     }
     sizes = tuple(block.n_rows for block in dataset.blocks)
-    meta = np.empty((0, dataset.n_features), dataset.dtype)
+    meta = np.empty((0, *shape), dtype)
     if not dataset.blocks:
         return da.from_array(meta)
     layers = HighLevelGraph.from_collections(name, graph)
-    return da.Array(layers, name, (sizes, (dataset.n_features,)), meta=meta)
+    return da.Array(layers, name, (sizes, *((n,) for n in shape)), meta=meta)
 
 
 def _rows(block: Block) -> Any:

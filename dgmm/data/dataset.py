@@ -12,11 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dgmm.data.stamps import Stamp
 from dgmm.errors import ComplexDataError, InvalidDataError, InvalidDtypeError
+
+if TYPE_CHECKING:
+    from dgmm.data.skipping import Skipping
 
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
@@ -33,6 +37,9 @@ DEFAULT_BLOCK_BYTES = 16 * 2**20
 
 # Rows in memory cost nothing to read: parts of a few tiles keep all threads busy to the end.
 RESIDENT_BLOCK_BYTES = 2**20
+
+# In parts of 16 MiB, 128 TiB.
+_MOST_PARTS = 2**23
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ class Rows:
         Known components, -1 where unknown; None if there are none.
     offsets : array of shape (n_rows,), int64, optional
         Each row's distance from ``first_row`` where rows were left out; None: 0, 1, 2, …
+    bad : array of shape (n_rows,), bool, optional
+        True for rows that hold no usable values: they have to be skipped, or refused.
+    lost : str, default=""
+        Why the block of these rows could not be read at all, if it is skipped. Its first rows
+        alone say so, so that it is counted once.
     """
 
     x: Any
@@ -58,6 +70,8 @@ class Rows:
     weight: Any = None
     labels: Any = None
     offsets: Any = None
+    bad: Any = None
+    lost: str = ""
 
     @property
     def n_rows(self) -> int:
@@ -71,7 +85,14 @@ class Rows:
 
         if self.offsets is not None:
             raise ValueError("rows of which some were left out cannot be cut again")
-        return Rows(self.x[start:stop], self.first_row + start, cut(self.weight), cut(self.labels))
+        return Rows(
+            self.x[start:stop],
+            self.first_row + start,
+            cut(self.weight),
+            cut(self.labels),
+            bad=cut(self.bad),
+            lost="" if start else self.lost,
+        )
 
     def counted(self) -> Rows:
         """The rows that count: without those of weight zero, which may hold anything at all."""
@@ -130,6 +151,11 @@ class Block(ABC):
         return self.is_resident
 
     @property
+    def stamp(self) -> Stamp | None:
+        """What the storage said of the files behind the rows; None if there are none to ask of."""
+        return None
+
+    @property
     def has_weight(self) -> bool:
         """True if its rows carry weights."""
         return False
@@ -177,6 +203,8 @@ class Dataset:
         Identifies the content as far as the storage can tell (path, sizes, times, etags, …).
     feature_names : tuple of str, optional
         Names of the columns.
+    skipping : Skipping, optional
+        What is left out if it is bad; see :func:`dgmm.open_dataset`.
     origin : object, optional
         The object that the caller gave, where results have to come back in its kind
         (a Dask array, say). Not part of the dataset's identity, and left behind by pickling.
@@ -188,6 +216,7 @@ class Dataset:
     part_rows: int
     fingerprint: str
     feature_names: tuple[str, ...] | None = None
+    skipping: Skipping | None = None
     origin: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -199,6 +228,12 @@ class Dataset:
             if block.first_row != expected:
                 raise InvalidDataError(f"block {block.name} should start at row {expected}")
             expected += block.n_rows
+        # What a file declares costs nothing to write; the list of its parts would.
+        if sum(-(-block.n_rows // self.part_rows) for block in self.blocks) > _MOST_PARTS:
+            raise InvalidDataError(
+                f"the data declares {expected} rows, more than {_MOST_PARTS} parts of "
+                f"{self.part_rows}; open it with a larger block_bytes if that is right"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # What travels is the manifest: the caller's object may be all of the data.
@@ -244,8 +279,9 @@ class Dataset:
 
         Parameters
         ----------
-        labels : array_like, Dask array, zarr.Array, path, URL or Dataset
-            Shape (n_rows,): the number of a component, -1 where it is unknown.
+        labels : array_like, Dask array, zarr.Array, path, URL, Dataset or str
+            Shape (n_rows,): the number of a component, -1 where it is unknown; or the name of a
+            column, which is then no longer a feature.
 
         Raises
         ------
@@ -257,6 +293,20 @@ class Dataset:
         from dgmm.data.pairing import with_labels
 
         return with_labels(self, labels)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the data without reading it, for JSON: a new dictionary each time.
+
+        ``fingerprint``, ``shape``, ``dtype``, ``feature_names``, and ``blocks``: for each its
+        ``first_row`` and ``n_rows``, and what the storage said of its files when the dataset was
+        opened (``n_files``, ``n_bytes``, ``version``: an etag or the time of the last change,
+        ``digest`` over all of it), or None for rows in memory. The same data gives the same
+        manifest; nothing in it is secret. :func:`dgmm.data.manifest.difference` compares two.
+        """
+        from dgmm.data.manifest import manifest_of
+
+        return manifest_of(self)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -12,6 +12,8 @@ import numpy as np
 from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
 from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, RESIDENT_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
+from dgmm.data.parquet_files import holds_parquet, is_parquet_name
+from dgmm.data.skipping import policy_of, skipping, unskipped
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
 from dgmm.sizes import parse_bytes
 
@@ -19,7 +21,8 @@ __all__ = ["open_dataset"]
 
 _ACCEPTED = (
     "a two-dimensional NumPy array or memory map, a .npy file, a Zarr array (path, URL or "
-    "zarr.Array), a Dask array, a data frame with numeric columns, or a dgmm Dataset"
+    "zarr.Array), Parquet files (path, folder, pattern or URL), a Dask array, a data frame with "
+    "numeric columns, or a dgmm Dataset"
 )
 
 
@@ -27,6 +30,7 @@ _ACCEPTED = (
 class _Options:
     asked_bytes: int | None
     on_missing_chunk: str
+    columns: Sequence[str] | None = None
 
     @property
     def block_bytes(self) -> int:
@@ -42,9 +46,13 @@ class _Options:
 def open_dataset(
     source: Any,
     *,
+    columns: Sequence[str] | None = None,
     block_bytes: SupportsIndex | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     on_missing_chunk: str = "raise",
+    on_bad_block: str = "raise",
+    on_bad_rows: str = "raise",
+    max_skipped: float = 0.01,
 ) -> Dataset:
     """Open anything that holds rows, without reading them.
 
@@ -56,10 +64,15 @@ def open_dataset(
         - a NumPy array, nested lists, a ``numpy.memmap``;
         - the path of a ``.npy`` file or of a Zarr array (v2 or v3), or the URL of a Zarr array
           (``s3://bucket/name``, ``memory://name``, ``file:///path``) that fsspec understands;
+        - the path or URL of a Parquet file, of a folder of them (hive partitions or not), or a
+          pattern (``rows/2024-*.parquet``);
         - a ``zarr.Array``;
         - a ``dask.array.Array``, persisted or not;
         - a data frame: anything with ``columns`` and ``to_numpy()``;
         - a :class:`~dgmm.data.dataset.Dataset`, returned as it is.
+    columns : sequence of str, optional
+        The columns of Parquet files to read, in this order. By default all, which have to be
+        numeric, but those that pandas takes for an index and those that folders name.
     block_bytes : int or str, optional
         About how much to read at a time, as a number or as in ``"16MiB"``. Stored chunks are
         joined up to it; a larger chunk is read whole. By default 16 MiB, and 1 MiB for rows in
@@ -69,6 +82,15 @@ def open_dataset(
     on_missing_chunk : {'raise', 'fill'}, default='raise'
         What to do about a chunk of a Zarr array that was never written: refuse it, or take its
         fill value. Chunks are looked at as they are read.
+    on_bad_block : {'raise', 'skip'}, default='raise'
+        What to do about a block that is damaged, or of which a chunk was never written: refuse it,
+        or leave out its rows. A store that does not answer, or data that changed, is never skipped.
+    on_bad_rows : {'raise', 'skip'}, default='raise'
+        What to do about a row with a value that is NaN, infinite or (in Parquet) null: refuse it,
+        or leave it out. A row that is left out has weight zero in a fit or a score; its label is
+        -1, and its density and responsibilities are NaN.
+    max_skipped : float, default=0.01
+        The largest share of the rows that a fit or a score may leave out.
 
     Returns
     -------
@@ -91,11 +113,26 @@ def open_dataset(
         raise InvalidParameterError(
             f"on_missing_chunk must be 'raise' or 'fill', got {on_missing_chunk!r}"
         )
+    policy = policy_of(on_bad_block, on_bad_rows, max_skipped)
     options = _Options(
-        None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"), on_missing_chunk
+        None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"),
+        on_missing_chunk,
+        # A string is a sequence of strings, and left to be refused by name.
+        columns if columns is None or isinstance(columns, str) else tuple(columns),
     )
-    if isinstance(source, Dataset):
+    if columns is not None and not isinstance(source, str | os.PathLike):
+        raise InvalidParameterError(
+            "columns chooses among those of Parquet files; select those of a frame or an array "
+            "before it is opened"
+        )
+    if isinstance(source, Dataset) and policy is None:
         return source
+    return skipping(_open(source, storage_options, options), policy)
+
+
+def _open(source: Any, storage_options: Mapping[str, Any] | None, options: _Options) -> Dataset:
+    if isinstance(source, Dataset):
+        return unskipped(source)
     if isinstance(source, str | os.PathLike):
         location = Location.of(source, storage_options)
         try:
@@ -115,16 +152,34 @@ def open_dataset(
 
 def _open_location(location: Location, options: _Options) -> Dataset:
     path = location.path
+    if options.columns is not None or is_parquet_name(location):
+        return _parquet(location, options)
     if path is not None and path.is_file():
         if is_npy(path):
             return open_npy(path, options.block_bytes)
+        if holds_parquet(location):
+            return _parquet(location, options)
         if path.suffix != ".zip":
-            raise SourceError(f"{path} is neither a .npy file nor a Zarr array; pass {_ACCEPTED}")
+            raise SourceError(
+                f"{path} is neither a .npy file, a Zarr array nor a Parquet file; pass {_ACCEPTED}"
+            )
     if path is None and location.name.endswith(".npy"):
         raise SourceError(
             f"{location.name}: .npy files are read from local paths; copy it, or store it as Zarr"
         )
-    return _zarr(location, options)
+    try:
+        return _zarr(location, options)
+    except SourceError as error:
+        # Only a folder that is no Zarr array is looked through for Parquet files.
+        if type(error) is SourceError and holds_parquet(location):
+            return _parquet(location, options)
+        raise
+
+
+def _parquet(location: Location, options: _Options) -> Dataset:
+    from dgmm.data.parquet import open_parquet
+
+    return open_parquet(location, options.block_bytes, options.columns)
 
 
 def _zarr(source: Any, options: _Options) -> Dataset:

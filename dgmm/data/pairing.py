@@ -16,6 +16,8 @@ import numpy as np
 
 from dgmm.data.dataset import Block, Dataset, Rows, fingerprint_of
 from dgmm.data.row_values import Piece, open_column, pieces_of, read_pieces
+from dgmm.data.skipping import skipping, unskipped
+from dgmm.data.stamps import Stamp, joint_stamp
 from dgmm.errors import InvalidDataError, InvalidParameterError
 
 __all__ = ["PairedBlock", "with_labels", "with_weights"]
@@ -34,31 +36,44 @@ class PairedBlock(Block):
     weights, labels : tuple of Piece, optional
         Together as long as the block.
     column : int, optional
-        The column of ``rows`` that holds the weights; it is left out of the values.
+        The column of ``rows`` that holds the weights or labels; it is left out of the values.
+    column_holds : {'weights', 'labels'}
     """
 
     rows: Block = field(compare=False)
     weights: tuple[Piece, ...] | None = field(default=None, compare=False, repr=False)
     labels: tuple[Piece, ...] | None = field(default=None, compare=False, repr=False)
     column: int | None = field(default=None, compare=False)
+    column_holds: str = field(default="weights", compare=False)
 
     def read(self) -> Rows:
         rows = self.rows.read()
         # What may be cached holds its own rows alone; what is in memory anyway is not cached.
         copy = not self.is_resident
         if self.column is not None:
-            weight = np.array(rows.x[:, self.column], dtype=np.float64)
-            rows = replace(rows, x=np.delete(rows.x, self.column, axis=1), weight=weight)
+            taken = np.array(rows.x[:, self.column], dtype=np.float64)
+            rows = replace(rows, x=np.delete(rows.x, self.column, axis=1))
+            if self.column_holds == "weights":
+                rows = replace(rows, weight=taken)
+            else:
+                rows = replace(rows, labels=self._checked_labels(taken))
         if self.weights is not None:
             rows = replace(rows, weight=read_pieces(self.weights, "float64", copy=copy))
         if self.labels is not None:
             rows = replace(rows, labels=self._read_labels(self.labels))
-        if self.column is not None or self.weights is not None:
+        if self._gives_weights:
             _check_weights(rows.weight, self)
         return rows
 
+    @property
+    def _gives_weights(self) -> bool:
+        from_column = self.column is not None and self.column_holds == "weights"
+        return from_column or self.weights is not None
+
     def _read_labels(self, pieces: tuple[Piece, ...]) -> Array:
-        values = read_pieces(pieces, "float64", copy=False)
+        return self._checked_labels(read_pieces(pieces, "float64", copy=False))
+
+    def _checked_labels(self, values: Array) -> Array:
         wrong = np.flatnonzero(~((values >= -1) & (values == np.floor(values))))
         if wrong.size:
             raise InvalidDataError(
@@ -84,6 +99,11 @@ class PairedBlock(Block):
         return self.rows.peak_read_bytes + again + largest + 32 * self.n_rows
 
     @property
+    def stamp(self) -> Stamp | None:
+        pieces = (*(self.weights or ()), *(self.labels or ()))
+        return joint_stamp([self.rows.stamp, *(piece.block.stamp for piece in pieces)])
+
+    @property
     def is_resident(self) -> bool:
         pieces = (*(self.weights or ()), *(self.labels or ()))
         resident = self.rows.is_resident and all(piece.block.is_resident for piece in pieces)
@@ -95,11 +115,12 @@ class PairedBlock(Block):
 
     @property
     def has_weight(self) -> bool:
-        return self.column is not None or self.weights is not None or self.rows.has_weight
+        return self._gives_weights or self.rows.has_weight
 
     @property
     def has_labels(self) -> bool:
-        return self.labels is not None or self.rows.has_labels
+        from_column = self.column is not None and self.column_holds == "labels"
+        return from_column or self.labels is not None or self.rows.has_labels
 
     def over(self, change: Callable[[Block], Block]) -> Block:
         return replace(self, rows=self.rows.over(change))
@@ -121,13 +142,20 @@ class PairedBlock(Block):
 
 def with_weights(dataset: Dataset, weights: Any) -> Dataset:
     """A dataset whose rows carry weights; see :meth:`Dataset.with_weights`."""
+    if dataset.skipping is not None:
+        return skipping(with_weights(unskipped(dataset), weights), dataset.skipping)
     if any(block.has_weight for block in dataset.blocks):
         raise InvalidParameterError(
             "sample_weight was given for a dataset that carries weights already; pass one of them"
         )
-    column = _column_of(dataset, weights)
+    column = _column_of(dataset, weights, "sample_weight")
     if column is not None:
-        return _split(dataset, column)
+        if any(block.has_labels for block in dataset.blocks):
+            raise InvalidParameterError(
+                "sample_weight names a column of a dataset that carries labels; add the weights "
+                "first"
+            )
+        return _split(dataset, column, "weights")
     values = _aligned(dataset, weights, "sample_weight")
     blocks = tuple(
         PairedBlock(*_place(block), block, weights=pieces_of(values, block.first_row, block.n_rows))
@@ -139,10 +167,16 @@ def with_weights(dataset: Dataset, weights: Any) -> Dataset:
 
 def with_labels(dataset: Dataset, labels: Any) -> Dataset:
     """A dataset whose rows carry labels; see :meth:`Dataset.with_labels`."""
+    if dataset.skipping is not None:
+        return skipping(with_labels(unskipped(dataset), labels), dataset.skipping)
     if any(block.has_labels for block in dataset.blocks):
         raise InvalidParameterError(
             "labels were given for a dataset that carries labels already; pass one of them"
         )
+    # A number is a label, not a column's.
+    column = _column_of(dataset, labels, "labels") if isinstance(labels, str) else None
+    if column is not None:
+        return _split(dataset, column, "labels")
     values = _aligned(dataset, labels, "labels")
     blocks = tuple(
         PairedBlock(*_place(block), block, labels=pieces_of(values, block.first_row, block.n_rows))
@@ -166,21 +200,21 @@ def _aligned(dataset: Dataset, source: Any, argument: str) -> Dataset:
     return values
 
 
-def _column_of(dataset: Dataset, weights: Any) -> int | None:
-    """The number of the column that ``weights`` names; None if it is values of its own."""
+def _column_of(dataset: Dataset, weights: Any, argument: str) -> int | None:
+    """The number of the column that the argument names; None if it is values of its own."""
     if isinstance(weights, str) and weights in (dataset.feature_names or ()):
         assert dataset.feature_names is not None
         return dataset.feature_names.index(weights)
     if isinstance(weights, int | np.integer) and not isinstance(weights, bool):
         if not -dataset.n_features <= weights < dataset.n_features:
             raise InvalidParameterError(
-                f"sample_weight={weights} is no column of X, which has {dataset.n_features}; pass "
-                "a column's number or name, or one weight for each row"
+                f"{argument}={weights} is no column of X, which has {dataset.n_features}; pass "
+                "a column's number or name, or one value for each row"
             )
         return int(weights) % dataset.n_features
     if isinstance(weights, str) and dataset.feature_names and not _may_be_stored(weights):
         raise InvalidParameterError(
-            f"sample_weight={weights!r} is neither a column of X "
+            f"{argument}={weights!r} is neither a column of X "
             f"({', '.join(dataset.feature_names[:20])}) nor a path that exists"
         )
     return None
@@ -190,31 +224,48 @@ def _may_be_stored(name: str) -> bool:
     return "://" in name or os.path.exists(name)
 
 
-def _split(dataset: Dataset, column: int) -> Dataset:
-    """The dataset without one of its columns, which becomes the weights."""
+def _split(dataset: Dataset, column: int, holds: str) -> Dataset:
+    """The dataset without one of its columns, which becomes the weights or the labels."""
     if dataset.n_features < 2:
+        argument = "sample_weight" if holds == "weights" else holds
         raise InvalidParameterError(
-            f"sample_weight={column} takes the only column of X; no feature is left to fit"
+            f"{argument}={column} takes the only column of X; no feature is left to fit"
         )
-    if any(block.has_labels for block in dataset.blocks):
-        raise InvalidParameterError(
-            "sample_weight names a column of a dataset that carries labels; add the weights first"
-        )
-    blocks = tuple(
-        PairedBlock(
-            block.first_row, block.n_rows, block.n_features - 1, block.dtype, block, column=column
-        )
-        for block in dataset.blocks
-    )
+    blocks = tuple(_without_column(block, column, holds) for block in dataset.blocks)
     names = dataset.feature_names
     return replace(
         dataset,
         blocks=blocks,
         n_features=dataset.n_features - 1,
-        fingerprint=fingerprint_of(["column", dataset.fingerprint, column]),
+        dtype=blocks[0].dtype if blocks else dataset.dtype,
+        fingerprint=fingerprint_of(["column", dataset.fingerprint, column, holds]),
         feature_names=None if names is None else (*names[:column], *names[column + 1 :]),
         # The caller's object has a column more than these rows.
         origin=None,
+    )
+
+
+def _without_column(block: Block, column: int, holds: str) -> PairedBlock:
+    if hasattr(block, "select"):
+        # Read apart, so that an integer label does not widen the features beside it.
+        others = [index for index in range(block.n_features) if index != column]
+        rest, alone = block.select(others), block.select([column])
+        piece = (Piece(alone, 0, block.n_rows),)
+        paired = PairedBlock(*_place(rest), rest)
+        if holds == "weights":
+            return replace(paired, weights=piece)
+        return replace(paired, labels=piece)
+    if isinstance(block, PairedBlock) and block.column is None and hasattr(block.rows, "select"):
+        inner = _without_column(block.rows, column, holds)
+        return replace(inner, weights=block.weights or inner.weights)
+    return PairedBlock(
+        block.first_row,
+        block.n_rows,
+        block.n_features - 1,
+        block.dtype,
+        block,
+        column=column,
+        column_holds=holds,
     )
 
 

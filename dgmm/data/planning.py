@@ -8,10 +8,20 @@ function of the storage, the dtype and ``block_bytes`` alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from dgmm.errors import InvalidDataError
 
-__all__ = ["check_two_dimensional", "equal_ranges", "joined_ranges", "units_within"]
+__all__ = [
+    "check_two_dimensional",
+    "checked_ranges",
+    "equal_ranges",
+    "joined_ranges",
+    "units_within",
+]
+
+# Blocks of 16 MiB would be 64 TiB.
+_MOST_BLOCKS = 2**22
 
 
 def units_within(unit_rows: int, row_bytes: int, size: int) -> int:
@@ -40,6 +50,29 @@ def joined_ranges(
         stop += size
     if stop > start:
         yield start, stop
+
+
+def checked_ranges(
+    ranges: Iterable[tuple[int, int]], shape: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """The ranges, if a manifest can hold them.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are more than four million: what a file declares costs nothing to write.
+    """
+    rest = iter(ranges)
+    found = list(islice(rest, 1))
+    # By the first, before the others are made, which would take a while.
+    too_many = bool(found) and shape[0] > _MOST_BLOCKS * (found[0][1] - found[0][0])
+    found += [] if too_many else islice(rest, _MOST_BLOCKS)
+    if too_many or len(found) > _MOST_BLOCKS:
+        raise InvalidDataError(
+            f"the data declares shape {shape}, which are more than {_MOST_BLOCKS} blocks; open it "
+            "with a larger block_bytes if it is right, write it anew if it is not"
+        )
+    return found
 
 
 def check_two_dimensional(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from dgmm.data.dataset import (
     fingerprint_of,
 )
 from dgmm.data.location import Location
+from dgmm.data.parquet_files import is_parquet_name
 from dgmm.data.planning import units_within
+from dgmm.data.stamps import Stamp, changed, stamp_of
 from dgmm.errors import DgmmError, InvalidDataError, SourceError
 
 __all__ = ["Piece", "open_column", "pieces_of", "read_pieces"]
@@ -104,6 +106,10 @@ def _opened(source: Any) -> Dataset:
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | os.PathLike):
+        if is_parquet_name(Location.of(source, None)):
+            from dgmm.data.opening import open_dataset
+
+            return open_dataset(source)
         path = Path(source)
         if path.is_file() and is_npy(path):
             mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -152,6 +158,11 @@ class ZarrColumnBlock(Block):
 
     location: Location = field(compare=False)
     given: Any = field(default=None, compare=False, repr=False)
+    stamped: Stamp | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def stamp(self) -> Stamp | None:
+        return self.stamped
 
     @property
     def peak_read_bytes(self) -> int:
@@ -169,7 +180,24 @@ class ZarrColumnBlock(Block):
                 f"{self.location.name}: cannot read {self.name}: {type(error).__name__}: "
                 f"{self.location.scrub(error)}; a chunk may be damaged or was never written"
             ) from self.location.cause(error)
+        after = None if self.stamped is None else _column_stamp(array, self)
+        if self.stamped is not None and after is not None and after != self.stamped:
+            raise changed(self.location, self.name, self.stamped, after)
         return Rows(np.asarray(values).reshape(-1, 1), self.first_row)
+
+
+def _column_stamp(array: Any, block: Block) -> Stamp | None:
+    """What the store says of the chunks of some rows; None if it cannot say."""
+    from dgmm.data.zarr_identity import marks_of
+
+    unit = (getattr(array, "shards", None) or array.chunks)[0]
+    stop = block.first_row + block.n_rows
+    numbers = range(block.first_row // unit, -(-stop // unit))
+    keys = (array.metadata.encode_chunk_key((number,)) for number in numbers)
+    prefix = f"{array.path}/" if array.path else ""
+    store = getattr(array.store, "_store", array.store)
+    marks = marks_of(store, [f"{prefix}{key}" for key in keys])
+    return stamp_of(marks.items()) if marks else None
 
 
 def _watched(array: Any) -> Any:
@@ -196,7 +224,8 @@ def _open_zarr(source: Any) -> Dataset:
         # Such a store lives in this process alone, and would travel whole with every block.
         return open_array(np.asarray(node[:]).reshape(-1, 1), DEFAULT_BLOCK_BYTES)
     blocks = tuple(_zarr_blocks(source, node))
-    identity = fingerprint_of(["column", str(source), node.shape, node.dtype])
+    stamps = [block.stamp for block in blocks]
+    identity = fingerprint_of(["column", str(source), node.shape, node.dtype, stamps])
     return Dataset(blocks, 1, node.dtype, max(1, DEFAULT_BLOCK_BYTES // 8), identity)
 
 
@@ -208,4 +237,5 @@ def _zarr_blocks(source: Any, node: Any) -> Iterator[Block]:
     step = units_within(unit, node.dtype.itemsize, _COLUMN_BYTES)
     for start in range(0, node.shape[0], step):
         count = min(step, node.shape[0] - start)
-        yield ZarrColumnBlock(start, count, 1, node.dtype, location, given)
+        block = ZarrColumnBlock(start, count, 1, node.dtype, location, given)
+        yield replace(block, stamped=_column_stamp(node, block))

@@ -17,7 +17,9 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 from dgmm.data.arrays import ArrayBlock
 from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
 from dgmm.data.location import Location
-from dgmm.data.zarr_identity import identity_of
+from dgmm.data.planning import checked_ranges
+from dgmm.data.stamps import Stamp, changed, stamp_of
+from dgmm.data.zarr_identity import all_marks, codec_names, keys_of, marks_of, some_keys
 from dgmm.data.zarr_layout import ZarrLayout, layout_of
 from dgmm.data.zarr_store import (
     MissingKeyError,
@@ -30,10 +32,12 @@ from dgmm.data.zarr_store import (
 )
 from dgmm.errors import (
     DamagedBlockError,
+    DataChangedError,
     DgmmError,
     InvalidDtypeError,
     MissingChunkError,
     SourceError,
+    StoreUnavailableError,
 )
 
 __all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr", "place_of"]
@@ -89,6 +93,13 @@ class ZarrHandle:
     def _given_array(self) -> Any:
         return watched(self.given, strict=self.strict)
 
+    def stamp(self, start: int, stop: int) -> Stamp:
+        """What the store says of the chunks of some rows now."""
+        array = self.array
+        store = getattr(array.store, "_store", array.store)
+        keys = list(keys_of(array, self.layout, start, stop))
+        return stamp_of(marks_of(store, keys, self.location).items())
+
     def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Rows ``start`` to ``stop``, a group at a time into one buffer."""
         array = self.array
@@ -112,9 +123,16 @@ class ZarrBlock(Block):
     ----------
     handle : ZarrHandle
         The array, shared by all blocks of a dataset.
+    stamped : Stamp, optional
+        Of its chunks when the dataset was opened.
     """
 
     handle: ZarrHandle
+    stamped: Stamp | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def stamp(self) -> Stamp | None:
+        return self.stamped
 
     def __reduce__(self) -> Any:
         if not self.handle.in_memory:
@@ -133,8 +151,19 @@ class ZarrBlock(Block):
         except (DgmmError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 (a codec raises what it likes)
-            raise self._failure(error) from self.handle.location.cause(error)
+            failure = self._failure(error)
+            if not isinstance(failure, StoreUnavailableError):
+                self._check_unchanged()
+            raise failure from self.handle.location.cause(error)
+        self._check_unchanged()
         return Rows(values, self.first_row)
+
+    def _check_unchanged(self) -> None:
+        if self.stamped is None:
+            return
+        after = self.handle.stamp(self.first_row, self.first_row + self.n_rows)
+        if after != self.stamped:
+            raise changed(self.handle.location, self.name, self.stamped, after)
 
     def _failure(self, error: Exception) -> SourceError:
         location = self.handle.location
@@ -187,6 +216,7 @@ def open_zarr(
     if isinstance(node, zarr.Group):
         raise SourceError(_group_message(node, location))
     check_dtype(node.dtype)
+    _refuse_pickles(node, location)
     layout = layout_of(node)
     strict = on_missing_chunk == "raise"
     if strict and layout.shard is not None and layout.index is None:
@@ -195,7 +225,12 @@ def open_zarr(
             "chunks (shards in shards, or codecs around them); pass on_missing_chunk='fill' if all "
             "of them were written"
         )
-    identity = fingerprint_of([location.name, *identity_of(node, layout)])
+    ranges = checked_ranges(layout.block_ranges(block_bytes), layout.shape)
+    few = some_keys(node, layout)
+    keys = list(keys_of(node, layout, 0, layout.shape[0])) if few is None else few
+    marks = marks_of(node.store, keys, location) if few else all_marks(node, keys, location)
+    described = [layout, node.metadata.zarr_format, *codec_names(node), *sorted(marks.items())]
+    identity = fingerprint_of([location.name, *described])
     handle = ZarrHandle(
         location=location,
         layout=layout,
@@ -205,7 +240,22 @@ def open_zarr(
         token=_token(location, identity, strict, given),
         given=given,
     )
-    return _dataset(handle, block_bytes, identity)
+    stamps = [
+        stamp_of((key, marks[key]) for key in keys_of(node, layout, *rows))
+        if marks and few is None
+        else None
+        for rows in ranges
+    ]
+    return _dataset(handle, block_bytes, identity, list(zip(ranges, stamps, strict=True)))
+
+
+def _refuse_pickles(array: Any, location: Location) -> None:
+    """Refuse a codec that would run what the store says (the Pickle filter of Zarr v2)."""
+    if any("pickle" in str(name).lower() for name in codec_names(array)):
+        raise SourceError(
+            f"{location.name} is encoded by pickling, which could run any program; write it with "
+            "another codec"
+        )
 
 
 def open_node(location: Location) -> Any:
@@ -246,18 +296,23 @@ def _opened(handle: ZarrHandle) -> Any:
     location = handle.location
     array = open_node(location)
     if isinstance(array, zarr.Group) or layout_of(array) != handle.layout:
-        raise SourceError(
+        raise DataChangedError(
             f"{location.name} changed its shape, dtype or chunks after the dataset was opened; "
             "open it again"
         )
     return watched(array, strict=handle.strict)
 
 
-def _dataset(handle: ZarrHandle, block_bytes: int, fingerprint: str) -> Dataset:
+def _dataset(
+    handle: ZarrHandle,
+    block_bytes: int,
+    fingerprint: str,
+    ranges: list[tuple[tuple[int, int], Stamp | None]],
+) -> Dataset:
     layout = handle.layout
     blocks = tuple(
-        ZarrBlock(start, stop - start, layout.shape[1], layout.dtype, handle)
-        for start, stop in layout.block_ranges(block_bytes)
+        ZarrBlock(start, stop - start, layout.shape[1], layout.dtype, handle, stamp)
+        for (start, stop), stamp in ranges
     )
     return Dataset(
         blocks=blocks,

@@ -3,72 +3,123 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
-import numpy as np
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
+from dgmm.data.location import Location
+from dgmm.data.stamps import FileMark, mark_of, mark_of_path, tells_content
 from dgmm.data.zarr_layout import ZarrLayout, codecs_of
 
-__all__ = ["identity_of"]
+__all__ = ["all_marks", "codec_names", "keys_of", "marks_of", "some_keys"]
 
-# A stat costs microseconds, a request tens of milliseconds.
-_LOCAL_KEYS = 512
-_REMOTE_KEYS = 8
-_TELLING = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created")
+# Requests at a time: more would only wait for each other.
+_REQUESTS = 64
+# Chunks that are looked at when an array is opened, or else so many of them.
+_MOST_LOOKED_AT = 2**20
+_SPREAD = 512
 
-
-def identity_of(array: Any, layout: ZarrLayout) -> list[object]:
-    """Shape, dtype, units and codecs, with size and time (or etag) of some stored chunks.
-
-    Looked at are the first and the last of the chunks (or shards) and others spread evenly between
-    them: all of them up to 512 for local files, up to 8 for a remote store. Of other stores (in
-    memory, zip files) only the metadata count.
-    """
-    described: list[object] = [layout, array.metadata.zarr_format, *_codec_names(array)]
-    if isinstance(array.store, LocalStore):
-        keys = list(_some_keys(array, layout, _LOCAL_KEYS))
-        return described + [_stat(array.store.root / key) for key in keys]
-    if isinstance(array.store, FsspecStore):
-        keys = list(_some_keys(array, layout, _REMOTE_KEYS))
-        return described + sync(_infos(array.store, keys))
-    return described
+Marks = dict[str, FileMark | None]
 
 
-def _codec_names(array: Any) -> list[object]:
+def codec_names(array: Any) -> list[object]:
+    """Names of the codecs, filters included."""
     if array.metadata.zarr_format == 3:
         return [codec["name"] for codec in codecs_of(array)]
     document = array.metadata.to_dict()
     return [str(document.get("compressor")), str(document.get("filters"))]
 
 
-def _some_keys(array: Any, layout: ZarrLayout, most: int) -> Iterator[str]:
+def keys_of(array: Any, layout: ZarrLayout, start: int, stop: int) -> Iterator[str]:
+    """Keys of the chunks (or shards) that hold some rows."""
     rows, columns = layout.shard or layout.chunk
-    n_rows = len(layout.sizes) if layout.sizes is not None else -(-layout.shape[0] // rows)
     n_columns = -(-layout.shape[1] // columns)
-    count = n_rows * n_columns
-    for index in np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64)):
-        key = array.metadata.encode_chunk_key(divmod(int(index), n_columns))
-        yield f"{array.path}/{key}" if array.path else key
+    if layout.sizes is None:
+        first, last = start // rows, -(-stop // rows)
+    else:
+        ends = list(accumulate(layout.sizes))
+        first = sum(end <= start for end in ends)
+        last = 1 + sum(end < stop for end in ends)
+    for row in range(first, last):
+        for column in range(n_columns):
+            key = array.metadata.encode_chunk_key((row, column))
+            yield f"{array.path}/{key}" if array.path else key
 
 
-def _stat(path: os.PathLike[str]) -> object:
-    try:
-        found = os.stat(path)
-    except OSError:
+def some_keys(array: Any, layout: ZarrLayout) -> list[str] | None:
+    """Keys of chunks spread over an array that has too many to look at all; None if it has not."""
+    rows, columns = layout.shard or layout.chunk
+    count = -(-layout.shape[0] // rows) * -(-layout.shape[1] // columns)
+    if count <= _MOST_LOOKED_AT:
         return None
-    return found.st_size, found.st_mtime_ns
+    spread = range(0, layout.shape[0], -(-layout.shape[0] // _SPREAD))
+    return [key for row in spread for key in islice(keys_of(array, layout, row, row + 1), 8)]
 
 
-async def _infos(store: FsspecStore, keys: list[str]) -> list[object]:
-    async def info(key: str) -> object:
-        try:
-            found = await store.fs._info(f"{store.path.rstrip('/')}/{key}")
-        except Exception:  # noqa: BLE001 (a missing chunk, no right to ask: reading will tell)
-            return None
-        return [str(found.get(name)) for name in _TELLING]
+def all_marks(array: Any, keys: Sequence[str], location: Location) -> Marks:
+    """What the store says of all chunks of an array, by a listing where it can list.
 
-    return list(await asyncio.gather(*map(info, keys)))
+    Empty for a store that cannot say (one in memory).
+    """
+    if not isinstance(array.store, FsspecStore):
+        return marks_of(array.store, keys)
+    return _guarded(_listed(array.store, array.path, keys), location)
+
+
+def marks_of(store: Any, keys: Sequence[str], location: Location | None = None) -> Marks:
+    """What the store says of some chunks now; None for one that is not there.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If the store does not answer.
+    """
+    if isinstance(store, LocalStore):
+        return {key: mark_of_path(store.root / key) for key in keys}
+    if isinstance(store, ZipStore):
+        mark = mark_of_path(store.path)
+        return dict.fromkeys(keys, mark)
+    if isinstance(store, FsspecStore):
+        return _guarded(_asked(store, keys), location)
+    return {}
+
+
+def _guarded(work: Any, location: Location | None) -> Marks:
+    try:
+        found: Marks = sync(work)
+        return found
+    except Exception as error:
+        if location is None:
+            raise
+        raise location.failure("cannot look at chunks of", error) from location.cause(error)
+
+
+async def _listed(store: FsspecStore, path: str, keys: Sequence[str]) -> Marks:
+    root = store.path.rstrip("/")
+    try:
+        store.fs.invalidate_cache()
+        found = await store.fs._find(f"{root}/{path}".rstrip("/"), detail=True)
+    except Exception:  # noqa: BLE001 (no right to list, or nothing to list: each can be asked for)
+        found = {}
+    if not found or not all(tells_content(info) for info in found.values()):
+        return await _asked(store, keys)
+    infos = {str(name).removeprefix(root).strip("/"): info for name, info in found.items()}
+    return {key: mark_of(infos[key]) if key in infos else None for key in keys}
+
+
+async def _asked(store: FsspecStore, keys: Sequence[str]) -> Marks:
+    turn = asyncio.Semaphore(_REQUESTS)
+    store.fs.invalidate_cache()
+
+    async def ask(key: str) -> FileMark | None:
+        async with turn:
+            try:
+                return mark_of(await store.fs._info(f"{store.path.rstrip('/')}/{key}"))
+            # A store that may not be listed calls a missing chunk forbidden.
+            except (FileNotFoundError, PermissionError):
+                return None
+
+    return dict(zip(keys, await asyncio.gather(*map(ask, keys)), strict=True))

@@ -97,7 +97,11 @@ class StandIn:
         if self.calls.fail is not None:
             raise self.calls.fail
         return SimpleNamespace(
-            rows=X.n_rows, log_likelihood=np.float64(self.calls.log_likelihood), bic=10.0, aic=9.0
+            rows=X.n_rows,
+            log_likelihood=np.float64(self.calls.log_likelihood),
+            bic=10.0,
+            aic=9.0,
+            skipped_rows=0,
         )
 
     def save(self, path: Path) -> None:

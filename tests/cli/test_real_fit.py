@@ -56,6 +56,29 @@ def fitted(folder: Path) -> tuple[Path, dict]:
     return out, last_line(done.stdout)
 
 
+def test_parquet_with_chosen_columns_and_bad_rows(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    x = np.load(folder / "rows.npy")
+    x[[3, 2500], 1] = np.nan
+    columns = {"a": x[:, 0], "b": x[:, 1], "name": ["n"] * len(x)}
+    parquet.write_table(pa.table(columns), folder / "rows.parquet", row_group_size=1000)
+    out = folder / "parquet.safetensors"
+    common = ("--columns", "a, b", "--on-bad-rows", "skip")
+    done = program("fit", folder / "rows.parquet", "-k", 2, "--out", out, *common)
+    assert done.returncode == 0, done.stderr
+    record = last_line(done.stdout)
+    assert (record["rows"], record["skipped_rows"]) == (4000, 2)
+    assert "note: skipped: 2 bad rows" in done.stderr
+    scored = last_line(program("score", out, folder / "rows.parquet", *common).stdout)
+    assert scored["log_likelihood"] == pytest.approx(record["log_likelihood"])
+    assert scored["skipped_rows"] == 2
+    refused = program("score", out, folder / "rows.parquet", *common, "--max-skipped", 0.0001)
+    assert refused.returncode == 65
+    assert "more than --max-skipped=0.0001: 2 bad rows" in refused.stderr
+
+
 def test_fit_finds_the_clusters(fitted: tuple[Path, dict]) -> None:
     path, record = fitted
     assert record["rows"] == 4000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import zarr
@@ -9,6 +11,7 @@ import zarr
 from dgmm.data.opening import open_dataset
 from dgmm.data.sink import Replacing, open_sink
 from dgmm.errors import (
+    DataChangedError,
     InvalidParameterError,
     MissingChunkError,
     SourceError,
@@ -77,6 +80,70 @@ class TestBucketArray(TestBucket):
 
     def open(self, source, block_bytes):
         return open_dataset(source, block_bytes=block_bytes)
+
+
+class TestParquetInABucket(SourceSuite):
+    dtypes = ("f4", "i8")
+
+    @pytest.fixture(autouse=True)
+    def _server(self, options):
+        self.options = options
+
+    def store(self, values, place):
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        url = f"s3://{BUCKET}/{place.name}/rows"
+        for number, start in enumerate(range(0, max(len(values), 1), 120)):
+            part = values[start : start + 120]
+            table = arrow.table({f"x{i}": part[:, i] for i in range(part.shape[1])})
+            with s3fs.S3FileSystem(**self.options).open(f"{url}/{number}.parquet", "wb") as file:
+                parquet.write_table(table, file, row_group_size=40, write_page_checksum=True)
+        return url
+
+    def open(self, source, block_bytes):
+        return open_dataset(source, block_bytes=block_bytes, storage_options=self.options)
+
+    def test_what_is_rewritten_or_removed_is_noticed(self, values, tmp_path):
+        url = self.store(values, tmp_path)
+        dataset = travelled(self.open(url, 1000))
+        shown = repr(dataset) + json.dumps(dataset.manifest)
+        assert SECRET not in shown
+        read_all(dataset)
+        self.store(values, tmp_path)
+        read_all(dataset)  # the same bytes have the same etag
+        self.store(values + 1, tmp_path)
+        with pytest.raises(DataChangedError, match=r"block rows 0 to .* changed after") as caught:
+            dataset.blocks[0].read()
+        assert SECRET not in str(caught.value)
+        s3fs.S3FileSystem(**self.options).rm(f"{url}/1.parquet")
+        with pytest.raises(DataChangedError, match="and is in no file"):
+            dataset.blocks[-1].read()
+
+    def test_a_pattern(self, values, tmp_path):
+        dataset = self.open(self.store(values, tmp_path) + "/*.parquet", 1000)
+        np.testing.assert_array_equal(read_all(dataset), values)
+
+    def test_an_endpoint_that_cannot_be_reached(self, monkeypatch):
+        monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
+        far = unreachable(self.options)
+        with pytest.raises(StoreUnavailableError, match="cannot list s3://rows") as caught:
+            open_dataset(f"s3://{BUCKET}/far.parquet", storage_options=far)
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_a_chunk_that_is_rewritten_is_noticed(options):
+    url = f"s3://{BUCKET}/rewritten"
+    values = np.random.default_rng(0).normal(size=(100, 5))
+    write(url, options, values)
+    dataset = travelled(open_dataset(url, storage_options=options, block_bytes=2000))
+    assert SECRET not in json.dumps(dataset.manifest)
+    read_all(dataset)
+    zarr.open_array(url, storage_options=options, mode="r+")[70] = 0.0
+    dataset.blocks[0].read()
+    with pytest.raises(DataChangedError, match=rf"{url}: block rows 50 to 99 changed"):
+        dataset.blocks[1].read()
 
 
 def test_missing_chunk(options):
