@@ -8,25 +8,27 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import MIB, write_store
+from benchmarks.settings import Settings
+from benchmarks.stores import MIB, write_store
+from benchmarks.tables import Table
 
 TITLE = "SHA-256 of the model file on any number of threads and workers"
 
 
-def run(*, quick: bool = False) -> list[dict[str, Any]]:
+def run(settings: Settings) -> list[Table]:
     """One row of the table for each engine and size."""
     import dgmm
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "rows.zarr"
-        write_store(store, (32 if quick else 256) * MIB)
+        write_store(store, settings.pick(32, 256) * MIB)
         for threads in (1, 2, 4):
             engine = dgmm.LocalEngine(n_threads=threads)
             rows.append({"engine": f"{threads} threads", "sha256": digest(store, engine)})
         for workers in (1, 2, 3):
             rows.append({"engine": f"{workers} workers", "sha256": _on_cluster(store, workers)})
-    return rows
+    return [Table("bits", TITLE, rows)]
 
 
 def _on_cluster(store: Path, workers: int) -> str:

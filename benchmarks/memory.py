@@ -14,45 +14,24 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.settings import Settings
+from benchmarks.stores import MIB, write_store
+from benchmarks.tables import Table
 
 TITLE = "Peak resident memory above the imported baseline, under a limit, in MiB"
-MIB = 2**20
 
 
-def run(*, quick: bool = False) -> list[dict[str, Any]]:
+def run(settings: Settings) -> list[Table]:
     """One row of the table for each engine and limit."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for limit in (128,) if quick else (128, 256):
+        for limit in settings.pick((128,), (128, 256)):
             store = Path(folder) / f"rows-{limit}.zarr"
-            size = write_store(store, (4 if quick else 5) * limit * MIB)
+            size = write_store(store, settings.pick(1, 5) * limit * MIB)
             for engine in ("local", "dask"):
                 measured = fit_in_subprocess(store, engine, limit * MIB)
                 rows.append({"engine": engine, "limit": limit, "store": size // MIB, **measured})
-    return rows
-
-
-def write_store(path: Path, n_bytes: int, n_features: int = 32) -> int:
-    """A checksummed Zarr array of about that size, in float32; written in pieces."""
-    import zarr
-
-    n_rows = 16 * MIB // (4 * n_features)
-    n_chunks = max(2, n_bytes // (16 * MIB))
-    array = zarr.create_array(
-        store=str(path),
-        shape=(n_chunks * n_rows, n_features),
-        chunks=(n_rows, n_features),
-        dtype="float32",
-        compressors=[zarr.codecs.Crc32cCodec()],
-        config={"write_empty_chunks": True},
-    )
-    rng = np.random.default_rng(0)
-    for i in range(n_chunks):
-        centres = rng.integers(-3, 4, size=(n_rows, 1)) * 2.0
-        piece = rng.standard_normal((n_rows, n_features)) + centres
-        array[i * n_rows : (i + 1) * n_rows] = piece.astype("float32")
-    return int(n_chunks * n_rows * n_features * 4)
+    return [Table("memory", TITLE, rows)]
 
 
 def fit_in_subprocess(store: Path, engine: str, limit: int) -> dict[str, Any]:

@@ -17,18 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.settings import Settings
+from benchmarks.tables import Table
+
 TITLE = "Shared passes: reads of each block in a pass, and seconds (of a pass, or of all of it)"
 
 RESTARTS = 10
 
 
-def run(*, quick: bool = False) -> list[dict[str, Any]]:
+def run(settings: Settings) -> list[Table]:
     """Ten restarts beside one, and a selection beside its slowest candidate alone."""
     with tempfile.TemporaryDirectory() as folder, uncached(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        large = write_store(Path(folder) / "large.zarr", 40_000 if quick else 1_000_000)
-        small = write_store(Path(folder) / "small.zarr", 10_000 if quick else 100_000)
-        return [*restarts(large, 3), *selection(small, 4 if quick else 10)]
+        large = write_store(Path(folder) / "large.zarr", settings.pick(40_000, 1_000_000))
+        small = write_store(Path(folder) / "small.zarr", settings.pick(10_000, 100_000))
+        rows = [*restarts(large, 3), *selection(small, settings.pick(4, 10))]
+    return [Table("sharing", TITLE, rows)]
 
 
 def restarts(store: Path, iterations: int) -> list[dict[str, Any]]:

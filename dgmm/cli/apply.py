@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from dgmm.cli.options import (
     weight_option,
 )
 from dgmm.cli.output import print_json, redact, skipped
-from dgmm.data.location import Location
+from dgmm.cli.places import covers
 
 __all__ = ["predict", "score"]
 
@@ -73,15 +72,9 @@ def _place(out: str, overwrite: bool) -> Any:
 
 def _check_spared(out: str, *inputs: str | Path) -> None:
     """Refuse to replace what is read: the array itself, or one that something read lies in."""
-    folder = os.path.join(_real(out), "")
     for name in inputs:
-        if os.path.join(_real(name), "").startswith(folder):
+        if covers(out, name):
             raise click.UsageError(f"--overwrite would delete {redact(str(name))}, which is read")
-
-
-def _real(place: str | Path) -> str:
-    location = Location.of(place)
-    return location.name if location.path is None else os.path.realpath(location.path)
 
 
 @click.command()

@@ -24,6 +24,7 @@ from dgmm.cli.options import (
     weight_option,
 )
 from dgmm.cli.output import skipped
+from dgmm.cli.places import check_outputs
 
 __all__ = ["fit"]
 
@@ -64,6 +65,7 @@ def fit(talk: Talk, /, **options: Any) -> None:
     is replaced.
     """
     started = time.perf_counter()
+    check_outputs(options)
     if options["report"] is not None:
         # Now, and not after hours: this is where a missing jinja2 shows.
         import dgmm.report  # noqa: F401

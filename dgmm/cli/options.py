@@ -147,7 +147,7 @@ def engine_options(command: F) -> F:
             "--device",
             default="auto",
             show_default=True,
-            help="auto, cpu, cuda or cuda:0, cuda:1, ...",
+            help="auto, cpu, cpu-compiled (numba), cuda or cuda:0, cuda:1, ...",
         ),
     )
 

@@ -24,6 +24,7 @@ from dgmm.cli.options import (
     weight_option,
 )
 from dgmm.cli.output import skipped
+from dgmm.cli.places import check_outputs
 from dgmm.cli.values import component_counts
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def select(talk: Talk, /, **options: Any) -> None:
     by EM's likelihood, without labels, priors and other algorithms than EM.
     """
     started = time.perf_counter()
+    check_outputs(options)
     found = _select(talk, options)
     model, best = found.best_, found.best_row
     model.save(options["out"])

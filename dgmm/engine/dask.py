@@ -36,6 +36,11 @@ class DaskEngine:
     """
 
     def __init__(self, client: Client | None = None, *, no_workers_timeout: float = 60.0) -> None:
+        if client is not None and not hasattr(client, "scheduler_info"):
+            raise InvalidParameterError(
+                f"client={client!r} is not a dask.distributed.Client; connect one, "
+                "DaskEngine(Client(address)) or DaskEngine(Client(cluster))"
+            )
         if getattr(client, "asynchronous", False):
             raise InvalidParameterError("the client is asynchronous; DaskEngine needs a plain one")
         self.client = client

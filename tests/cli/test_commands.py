@@ -371,6 +371,28 @@ def test_predict_replaces_if_it_is_told_to(dgmm, model, rows, stub, tmp_path) ->
     assert stub.applied == [("labels", Replacing(out))]
 
 
+@pytest.mark.parametrize("command", ["fit", "select"])
+def test_fits_never_replace_what_they_read(dgmm, tmp_path, monkeypatch, command) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.normal(size=(60, 2)))
+    np.save("w.npy", np.ones(60))
+    os.symlink("x.npy", "link.npy")
+    before = [Path(name).read_bytes() for name in ("x.npy", "w.npy")]
+    weights = ("--sample-weight", "w.npy")
+    for more in (("--out", "./x.npy"), ("--out", "link.npy"), (*weights, "--out", "w.npy")):
+        run = dgmm(command, "x.npy", "-k", "2", *more)
+        assert run.code == 2
+        assert "would overwrite" in run.err
+    if command == "fit":
+        run = dgmm("fit", "x.npy", "-k", "2", "--out", "m", "--report", "x.npy")
+        assert "--report would overwrite x.npy" in run.err
+        run = dgmm("fit", "x.npy", "-k", "2", "--out", "m", "--report", "./m")
+        assert run.code == 2
+        assert "are the same file" in run.err
+    assert [Path(name).read_bytes() for name in ("x.npy", "w.npy")] == before
+
+
 @pytest.mark.parametrize("out", ["data.zarr", "./data.zarr", "link.zarr", "file://DIR/data.zarr"])
 def test_predict_never_replaces_what_it_reads(dgmm, model, tmp_path, monkeypatch, out) -> None:
     monkeypatch.chdir(tmp_path)

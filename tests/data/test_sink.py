@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -71,7 +72,8 @@ def test_what_a_sink_holds_is_foretold(layout, n_rows, tmp_path):
     values = np.random.default_rng(0).normal(size=(n_rows, 32))
     sink = open_sink(array, array.shape, "f8")
     # What zarr imports when it first writes is none of the sink's.
-    zarr.create_array({}, shape=(4, 2), dtype="f8", **CODED)[:] = 1.0
+    with closing(open_sink(tmp_path / "first.zarr", (2**10, 32), "f8")) as first:
+        first.write(np.ones((2**10, 32)))
     tracemalloc.start()
     for start in range(0, n_rows, 2**14):
         sink.write(values[start : start + 2**14])

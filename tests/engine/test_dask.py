@@ -488,3 +488,9 @@ def test_ranges_are_lent_to_threads_that_have_none() -> None:
     assert lend(["a", "b"], 3, {"a": 1, "b": 1, "c": 1}) == [["a", "a", "c"], ["b", "b", "c"]]
     # A home that is gone is nobody's.
     assert lend(["x"], 2, {"a": 1, "b": 1}) == [["a", "b"]]
+
+
+@pytest.mark.parametrize("client", ["tcp://127.0.0.1:8786", 3])
+def test_what_is_no_client_is_refused(client: Any) -> None:
+    with pytest.raises(InvalidParameterError, match=r"is not a dask\.distributed\.Client"):
+        DaskEngine(client)
