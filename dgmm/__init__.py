@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dgmm.engine.dask import DaskEngine
     from dgmm.engine.local import LocalEngine
     from dgmm.errors import (
+        CheckpointError,
+        CheckpointMismatchError,
         ComplexDataError,
         ConstantFeatureWarning,
         DamagedBlockError,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         DgmmWarning,
         EmptyComponentWarning,
         EngineError,
+        FitStoppedError,
         InvalidDataError,
         InvalidDtypeError,
         InvalidParameterError,
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from dgmm.suggestions import suggest_priors
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointMismatchError",
     "ComplexDataError",
     "ConstantFeatureWarning",
     "DamagedBlockError",
@@ -49,6 +54,7 @@ __all__ = [
     "DgmmWarning",
     "EmptyComponentWarning",
     "EngineError",
+    "FitStoppedError",
     "GaussianMixture",
     "InvalidDataError",
     "InvalidDtypeError",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.checkpoint import StopRequest
 from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
 from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
@@ -35,7 +36,8 @@ from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start
 from dgmm.passes import run_members
 from dgmm.profile import Profile
 from dgmm.record import FitEvent
-from dgmm.starts import reserved_bytes, restart_seed, start_finders
+from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
+from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
 __all__ = ["Candidate", "fit_candidates"]
@@ -67,7 +69,12 @@ class Candidate:
 
 
 def fit_candidates(
-    estimators: Sequence[Any], dataset: Dataset, *, holdout: float | None, on_event: Emit
+    estimators: Sequence[Any],
+    dataset: Dataset,
+    *,
+    holdout: float | None,
+    on_event: Emit,
+    stop: StopRequest | None = None,
 ) -> list[Candidate]:
     """Fit every candidate, then evaluate all of them in one more pass.
 
@@ -79,32 +86,79 @@ def fit_candidates(
     holdout : float or None
         Share of the rows to hold out.
     on_event : callable
+    stop : StopRequest, optional
+        Heeded where checkpoints are kept.
     """
     meter = MemoryMeter()
     parameters = [check_parameters(one) for one in estimators]
     shared = parameters[0]
     _check_supported(shared, dataset)
-    seeds = np.random.SeedSequence(seed_entropy(estimators[0].random_state))
+    first = estimators[0]
+    options = _shared_options(first, shared, dataset)
+    kept = FitCheckpoints(*check_checkpoint(first), first.resume, stop)
+    seeds = np.random.SeedSequence(
+        kept.entropy(lambda: seed_entropy(first.random_state), first.random_state, shared.max_iter)
+    )
     task = profile_task(parameters, dataset, seeds)
-    engine = engine_for(estimators[0].engine, dataset)
+    engine = engine_for(first.engine, dataset)
+    reserved = reserved_bytes(parameters, task)
+    if first.checkpoint is not None:
+        reserved += sum(checkpoint_bytes(one, dataset.n_features) for one in parameters)
     opened = engine.session(
         dataset,
         memory_limit=shared.memory_limit,
-        reserved_bytes=reserved_bytes(parameters, task),
+        reserved_bytes=reserved,
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
     device = shared.device_for(dataset.n_rows)
+    kept.check_configuration(
+        configuration_of(first, shared, options, None)
+        | {
+            "device": device.partition(":")[0],
+            "n_components": [one.n_components for one in parameters],
+            "covariance_type": [one.family.name for one in parameters],
+            "holdout": holdout,
+        }
+    )
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task).total
         check_skipped(dataset, profile.skipped)
         _check_enough(profile, parameters, split)
+        profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
-        groups, regime = _fitted_groups(estimators, parameters, context, dataset, seeds, on_event)
+        chains = kept.chains
+        if chains is None:
+            level = first_level(dataset.dtype, shared.dtype)
+            chains = _starts(estimators, parameters, context, level, seeds, options)
+        message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
+        on_event(FitEvent("initialize", active=len(chains), message=message))
+        accelerator = accelerator_for(parameters, dataset, profile, options)
+        events = iterate(
+            context,
+            chains,
+            tol=shared.tol,
+            options=options,
+            max_iter=shared.max_iter,
+            halving=halving_of(shared.halve_after, [shared.n_init] * len(parameters)),
+            accelerator=accelerator,
+            done=kept.iteration,
+        )
+        for event in kept.watch(
+            events,
+            chains,
+            max_iter=shared.max_iter,
+            counters=opened.counters,
+            peak=meter.peak,
+        ):
+            on_event(event)
+        on_event(FitEvent("done", max(len(chain.lower_bounds) for chain in chains)))
+        regime = "" if accelerator is None else accelerator.regime
         outcomes = [
-            _outcome(group, profile, opened, engine, device, meter, regime) for group in groups
+            _outcome(group, profile, opened, engine, device, meter, regime, kept)
+            for group in _groups(chains, shared.n_init)
         ]
         return _evaluated(estimators, outcomes, context, opened, split)
 
@@ -159,36 +213,9 @@ def _check_enough(
     )
 
 
-def _fitted_groups(
-    estimators: Sequence[Any],
-    parameters: Sequence[FitParameters],
-    context: Context,
-    dataset: Dataset,
-    seeds: np.random.SeedSequence,
-    on_event: Emit,
-) -> tuple[list[list[Chain]], str]:
-    """The chains of every candidate, run to their ends in one batch, and the regime."""
-    shared, n_init = parameters[0], parameters[0].n_init
-    level = first_level(dataset.dtype, shared.dtype)
-    options = _shared_options(estimators[0], shared, dataset)
-    chains = _starts(estimators, parameters, context, level, seeds, options)
-    message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
-    on_event(FitEvent("initialize", active=len(chains), message=message))
-    accelerator = accelerator_for(parameters, dataset, context.profile, options)
-    for event in iterate(
-        context,
-        chains,
-        tol=shared.tol,
-        options=options,
-        max_iter=shared.max_iter,
-        halving=halving_of(shared.halve_after, [n_init] * len(parameters)),
-        accelerator=accelerator,
-    ):
-        on_event(event)
-    iterations = max(len(chain.lower_bounds) for chain in chains)
-    on_event(FitEvent("done", iterations))
-    groups = [chains[i * n_init : (i + 1) * n_init] for i in range(len(parameters))]
-    return groups, "" if accelerator is None else accelerator.regime
+def _groups(chains: list[Chain], size: int) -> list[list[Chain]]:
+    """The chains of every candidate."""
+    return [chains[start : start + size] for start in range(0, len(chains), size)]
 
 
 def _starts(
@@ -221,6 +248,7 @@ def _outcome(
     device: str,
     meter: MemoryMeter,
     regime: str,
+    kept: FitCheckpoints,
 ) -> FitOutcome | str:
     """How a candidate went, or why it has no winner."""
     try:
@@ -236,6 +264,8 @@ def _outcome(
         device=device,
         peak_memory=meter.peak(),
         acceleration=regime,
+        earlier=kept.earlier,
+        notes=kept.notes,
     )
 
 

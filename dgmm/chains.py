@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dgmm.acceleration import AccelerationState
+from dgmm.acceleration.state import mixture_from_state, mixture_state
 from dgmm.errors import SingularMixtureError
 from dgmm.guard import Level
 from dgmm.mixture import Mixture
@@ -68,6 +70,44 @@ class Chain:
     @property
     def is_running(self) -> bool:
         return self.status == "running"
+
+    def to_state(self) -> dict[str, Any]:
+        """The same as arrays, numbers and strings, nested in dictionaries and lists."""
+        best, state = self.best, self.acceleration
+        return {
+            "mixture": mixture_state(self.mixture),
+            "level": int(self.level),
+            "lower_bound": float(self.lower_bound),
+            "lower_bounds": np.array(self.lower_bounds, dtype=np.float64),
+            "status": self.status,
+            "reason": self.reason,
+            "empty": sorted(int(k) for k in self.empty),
+            "safest": None if self.safest is None else int(self.safest),
+            "log_likelihood": float(self.log_likelihood),
+            "name": self.name,
+            "best": None if best is None else [*map(float, best[:2]), mixture_state(best[2])],
+            "acceleration": None if state is None else state.to_state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Chain:
+        """The inverse of :meth:`to_state`."""
+        known = dict(state)
+        best, safest, accelerated = known["best"], known["safest"], known["acceleration"]
+        return cls(
+            **known
+            | {
+                "mixture": mixture_from_state(known["mixture"]),
+                "level": Level(known["level"]),
+                "lower_bounds": tuple(known["lower_bounds"].tolist()),
+                "empty": frozenset(known["empty"]),
+                "safest": None if safest is None else Level(safest),
+                "best": None if best is None else (*best[:2], mixture_from_state(best[2])),
+                "acceleration": (
+                    None if accelerated is None else AccelerationState.from_state(accelerated)
+                ),
+            }
+        )
 
     @property
     def record(self) -> RestartRecord:

@@ -161,6 +161,7 @@ def iterate(
     halving: Halving | None = None,
     algorithm: Algorithm = EM,
     accelerator: Accelerator | None = None,
+    done: int = 0,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
 
@@ -180,15 +181,18 @@ def iterate(
         What stands between the posterior and the M-step.
     accelerator : Accelerator, optional
         Which points a pass evaluates instead of EM's own next ones.
+    done : int, default=0
+        Iterations that are behind the chains already.
 
     Yields
     ------
     FitEvent
         After every pass, and for every chain that retires or is halved away.
     """
-    _retire_singular(chains)
-    yield from _announce_retired(chains, 0, range(len(chains)))
-    for iteration in range(1, max_iter + 1):
+    if not done:
+        _retire_singular(chains)
+        yield from _announce_retired(chains, 0, range(len(chains)))
+    for iteration in range(done + 1, max_iter + 1):
         active = [i for i, chain in enumerate(chains) if chain.is_running]
         if not active:
             break

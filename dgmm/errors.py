@@ -14,6 +14,9 @@
     │   ├── DataChangedError                    a block that was rewritten after it was opened
     │   └── StoreUnavailableError               no network, credentials, permission or space
     ├── ModelFileError          (ValueError)    a model file truncated, altered or too new
+    ├── CheckpointError         (ValueError)    a checkpoint missing, truncated, altered or too new
+    │   └── CheckpointMismatchError             one of another fit: an InvalidParameterError as well
+    ├── FitStoppedError         (RuntimeError)  a fit that was asked to stop, and can be resumed
     ├── MemoryLimitError        (MemoryError)   the projected memory exceeds the limit
     ├── EngineError             (RuntimeError)  the engine could not finish a pass
     ├── MissingDependencyError  (ImportError)   an optional dependency is not installed
@@ -34,6 +37,8 @@ Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserW
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointMismatchError",
     "ComplexDataError",
     "ConstantFeatureWarning",
     "DamagedBlockError",
@@ -42,6 +47,7 @@ __all__ = [
     "DgmmWarning",
     "EmptyComponentWarning",
     "EngineError",
+    "FitStoppedError",
     "InvalidDataError",
     "InvalidDtypeError",
     "InvalidParameterError",
@@ -107,6 +113,18 @@ class StoreUnavailableError(SourceError):
 
 class ModelFileError(DgmmError, ValueError):
     """A model file is truncated, altered or of a newer format."""
+
+
+class CheckpointError(DgmmError, ValueError):
+    """A checkpoint is asked for and there is none, or none that is whole and can be read."""
+
+
+class CheckpointMismatchError(CheckpointError, InvalidParameterError):
+    """A checkpoint is of another fit: other data, or arguments that would change the result."""
+
+
+class FitStoppedError(DgmmError, RuntimeError):
+    """A fit ended early because it was asked to; its checkpoint is what to go on from."""
 
 
 class MemoryLimitError(DgmmError, MemoryError):

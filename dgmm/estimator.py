@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dgmm import fitting, prediction
 from dgmm.attributes import MixtureAttributes, NotFittedError
+from dgmm.checkpoint import StopRequest
 from dgmm.columns import check_columns, record_columns
 from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
@@ -129,6 +130,13 @@ class GaussianMixture(
     memory_limit : int or str, optional
         Bytes, or a string such as ``"256MiB"``, that each process (the driver, each worker) may
         use above what dgmm takes once imported. None: half of the memory that is free.
+    checkpoint : path, URL or dgmm.checkpoint.Checkpoints, optional
+        Where :meth:`fit` keeps its state, to be resumed with the same bits; of this fit alone.
+    checkpoint_every : int or str, default="60s"
+        Iterations, or a time (``"30s"``, ``"5min"``), between two checkpoints. One is written
+        before the first iteration and one after the last in any case.
+    resume : {"auto", "never", "must"}, default="auto"
+        Whether a fit goes on from the newest checkpoint: if there is one, not at all, or only so.
 
     Attributes
     ----------
@@ -172,6 +180,7 @@ class GaussianMixture(
     """
 
     _on_event: Callable[[FitEvent], None] | None = None
+    _stop: StopRequest | None = None
 
     def __init__(
         self,
@@ -209,6 +218,9 @@ class GaussianMixture(
         device: str = "auto",
         dtype: Any = None,
         memory_limit: int | str | None = None,
+        checkpoint: Any = None,
+        checkpoint_every: int | str = "60s",
+        resume: str = "auto",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -243,6 +255,9 @@ class GaussianMixture(
         self.device = device
         self.dtype = dtype
         self.memory_limit = memory_limit
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.resume = resume
 
     # ---------------------------------------------------------------- fitting
 
@@ -275,6 +290,8 @@ class GaussianMixture(
             If the projected memory exceeds ``memory_limit``.
         SingularMixtureError
             If every restart collapsed.
+        CheckpointError, CheckpointMismatchError
+            If no checkpoint can be used, or the one that is there is of another fit.
         """
         started = time.perf_counter()
         parameters = check_parameters(self)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dgmm.acceleration import Accelerator, choose_regime
 from dgmm.acceleration.regime import operations_per_byte, schedule_of
+from dgmm.checkpoint import Effort
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
@@ -35,7 +36,8 @@ from dgmm.notices import warn_user
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
-from dgmm.starts import reserved_bytes, restart_seed, start_finders
+from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
+from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
 from dgmm.steady import SteadySession
 from dgmm.variants import Algorithm
 
@@ -70,22 +72,19 @@ class FitOutcome:
     peak_memory: int
     fixed: Fixed = field(default_factory=Fixed)
     acceleration: str = ""
+    earlier: Effort = field(default_factory=Effort)
+    notes: tuple[str, ...] = ()
 
     def record(self, seconds: float) -> FitRecord:
-        """The record of the fit, which took ``seconds``."""
-        counters = self.session.counters
+        """The record of the fit, whose last run took ``seconds``."""
+        effort = self.earlier.with_run(self.session.counters, seconds, self.peak_memory)
         return FitRecord(
             rows=self.profile.n_rows,
-            passes=counters.passes,
-            block_reads=counters.block_reads,
-            bytes_read=counters.bytes_read,
-            nodes_received=counters.nodes_received,
-            seconds=seconds,
-            peak_memory=self.peak_memory,
+            **asdict(effort),
             engine=repr(self.engine),
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
-            notes=_notes(self.profile, self.chains),
+            notes=(*_notes(self.profile, self.chains), *self.notes),
             skipped_rows=self.profile.skipped.rows,
             skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
             acceleration=self.acceleration,
@@ -132,18 +131,27 @@ def fit_dataset(
     """
     meter = MemoryMeter()
     options = plan_maximization(estimator, parameters, dataset)
-    seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
+    kept = FitCheckpoints(*check_checkpoint(estimator), estimator.resume, estimator._stop)
+    entropy = kept.entropy(
+        lambda: seed_entropy(estimator.random_state), estimator.random_state, parameters.max_iter
+    )
+    seeds = np.random.SeedSequence(entropy)
     task = profile_task([parameters], dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
     reserved = reserved_bytes([parameters], task)
+    if estimator.checkpoint is not None:
+        reserved += checkpoint_bytes(parameters, dataset.n_features)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     device = parameters.device_for(dataset.n_rows)
+    configuration = configuration_of(estimator, parameters, options, previous)
+    kept.check_configuration(configuration | {"device": device.partition(":")[0]})
     with meter, single_threaded_blas(), session:
         profile = session.run(task).total
         check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
+        profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         steady: Any = session
@@ -151,10 +159,12 @@ def fit_dataset(
             steady = SteadySession(session, profile.n_rows)
         context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype)
-        chains = _starts(estimator, parameters, options, context, level, previous, seeds)
+        chains = kept.chains
+        if chains is None:
+            chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
         accelerator = accelerator_for([parameters], dataset, profile, options)
-        for event in iterate(
+        events = iterate(
             context,
             chains,
             tol=parameters.tol,
@@ -164,10 +174,18 @@ def fit_dataset(
             algorithm=Algorithm(
                 parameters.algorithm,
                 parameters.temperatures,
-                entropy=seeds.entropy,  # type: ignore[arg-type]  # an integer was given
+                entropy=entropy,
                 labelled=dataset.has_labels,
             ),
             accelerator=accelerator,
+            done=kept.iteration,
+        )
+        for event in kept.watch(
+            events,
+            chains,
+            max_iter=parameters.max_iter,
+            counters=session.counters,
+            peak=meter.peak,
         ):
             on_event(event)
         winner = best_chain(chains)
@@ -183,6 +201,8 @@ def fit_dataset(
             peak_memory=meter.peak(),
             fixed=options.fixed,
             acceleration=_said(parameters, accelerator),
+            earlier=kept.earlier,
+            notes=kept.notes,
         )
 
 

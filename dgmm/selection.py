@@ -192,7 +192,8 @@ def select_model(
         theirs: a row of weight 2 counts as two rows everywhere, except that both are held out or
         neither is.
     **options
-        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates.
+        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates;
+        ``checkpoint`` keeps the state of all of them together.
 
     Returns
     -------
@@ -257,6 +258,7 @@ def run_selection(
         dataset,
         holdout=holdout if criterion == "heldout" else None,
         on_event=template._emit,
+        stop=template._stop,
     )
     candidates = sorted(candidates, key=lambda one: _order(one, estimators))
     rows = tuple(_row(one) for one in candidates)

@@ -20,7 +20,7 @@ from dgmm.scalable_kmeans import METHOD, StartRequest, candidate_bytes, parallel
 from dgmm.small_em import METHOD as SMALL_EM
 from dgmm.small_em import small_em_bytes, small_em_start
 
-__all__ = ["reserved_bytes", "restart_seed", "start_finders"]
+__all__ = ["checkpoint_bytes", "reserved_bytes", "restart_seed", "start_finders"]
 
 Find = Callable[[], Mixture]
 
@@ -69,6 +69,14 @@ def accelerator_bytes(parameters: FitParameters, n_features: int) -> int:
     covariances = int(np.prod(parameters.family.covariances_shape(k, d)))
     # A pair being added is a copy of them all; points have their mixtures' factors and inverses.
     return 8 * (4 * n_pairs(size, several=True) * size + 24 * covariances)
+
+
+def checkpoint_bytes(parameters: FitParameters, n_features: int) -> int:
+    """What writing or reading a checkpoint takes: the restarts' parameters, twice as bytes."""
+    k, d = parameters.n_components, n_features
+    covariances = int(np.prod(parameters.family.covariances_shape(k, d)))
+    kept = 0 if parameters.acceleration is None else accelerator_bytes(parameters, d)
+    return 2 * parameters.n_init * (2 * 8 * (k + k * d + covariances) + kept)
 
 
 def start_finders(

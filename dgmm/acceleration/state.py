@@ -15,7 +15,7 @@ from dgmm.covariance import family_of
 from dgmm.guard import Level
 from dgmm.mixture import Mixture
 
-__all__ = ["AccelerationState", "Trial"]
+__all__ = ["AccelerationState", "Trial", "mixture_from_state", "mixture_state"]
 
 Array = np.ndarray[Any, Any]
 _FREE = ("free_weights", "free_means", "free_covariances")
@@ -102,7 +102,7 @@ class AccelerationState:
     def to_state(self) -> dict[str, Any]:
         """The same as arrays, numbers and strings, nested in dictionaries and lists."""
         return {
-            "trials": [{"kind": one.kind, **_mixture(one.mixture)} for one in self.trials],
+            "trials": [{"kind": one.kind, **mixture_state(one.mixture)} for one in self.trials],
             "base": None if self.base is None else _point(self.base),
             "steps": self.steps,
             "slopes": self.slopes,
@@ -120,27 +120,29 @@ class AccelerationState:
     def from_state(cls, state: Mapping[str, Any]) -> AccelerationState:
         """The inverse of :meth:`to_state`."""
         known = dict(state)
-        trials = tuple(Trial(one["kind"], _to_mixture(one)) for one in known.pop("trials"))
+        trials = tuple(Trial(one["kind"], mixture_from_state(one)) for one in known.pop("trials"))
         base = known.pop("base")
         known["estimates"] = tuple(known["estimates"])
         known["least_level"] = Level(known["least_level"])
         return cls(trials, None if base is None else _to_point(base), **known)
 
 
-def _mixture(mixture: Mixture) -> dict[str, Any]:
+def mixture_state(mixture: Mixture) -> dict[str, Any]:
+    """A mixture as arrays and strings."""
     names = ("weights", "means", "covariances", "covariance_type")
     return {name: getattr(mixture, name) for name in names}
 
 
-def _to_mixture(state: Mapping[str, Any]) -> Mixture:
+def mixture_from_state(state: Mapping[str, Any]) -> Mixture:
+    """The inverse of :func:`mixture_state`."""
     names = ("weights", "means", "covariances", "covariance_type")
     return Mixture(*(state[name] for name in names))
 
 
 def _point(point: Point) -> dict[str, Any]:
     return {
-        "mixture": _mixture(point.mixture),
-        "image": _mixture(point.image),
+        "mixture": mixture_state(point.mixture),
+        "image": mixture_state(point.image),
         "objective": point.objective,
         "low": point.low,
         "log_likelihood": point.log_likelihood,
@@ -153,12 +155,12 @@ def _point(point: Point) -> dict[str, Any]:
 
 
 def _to_point(state: Mapping[str, Any]) -> Point:
-    image = _to_mixture(state["image"])
+    image = mixture_from_state(state["image"])
     family = family_of(image.covariance_type)
     coordinates = Coordinates(family, image.n_features, *(state[name] for name in _FREE))
     weights, means, covariances = state["shares"]
     return Point(
-        mixture=_to_mixture(state["mixture"]),
+        mixture=mixture_from_state(state["mixture"]),
         image=image,
         objective=state["objective"],
         low=state["low"],

@@ -13,6 +13,7 @@ import click
 from dgmm.errors import (
     DgmmError,
     EngineError,
+    FitStoppedError,
     InvalidParameterError,
     MemoryLimitError,
     MissingDependencyError,
@@ -37,7 +38,7 @@ def exit_of(error: BaseException) -> Exit:
     # A limit that is too small for one block is a matter of the options, as a missing extra is.
     if isinstance(error, InvalidParameterError | MemoryLimitError | MissingDependencyError):
         return Exit.USAGE
-    if isinstance(error, EngineError | StoreUnavailableError):
+    if isinstance(error, EngineError | FitStoppedError | StoreUnavailableError):
         return Exit.AGAIN
     if isinstance(error, DgmmError):
         return Exit.DATA

@@ -13,6 +13,7 @@ from dgmm.cli.fitting import conclude, followed, out_option
 from dgmm.cli.opening import open_rows
 from dgmm.cli.options import (
     Talk,
+    checkpoint_options,
     data_options,
     engine_options,
     estimator_options,
@@ -50,6 +51,7 @@ __all__ = ["fit"]
 )
 @data_options
 @engine_options
+@checkpoint_options
 @talk_options
 @click.pass_obj
 def fit(talk: Talk, /, **options: Any) -> None:

@@ -13,6 +13,7 @@ import click
 from dgmm.cli.options import Talk, estimator_arguments, out_path
 from dgmm.cli.output import print_json, print_line
 from dgmm.cli.progress import follow
+from dgmm.cli.signals import stoppable
 
 __all__ = ["conclude", "followed", "out_option"]
 
@@ -34,7 +35,8 @@ def followed(
     from dgmm.estimator import GaussianMixture
 
     model = GaussianMixture(**estimator_arguments(options), **arguments, engine=engine)
-    with follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose) as on_event:
+    shown = follow(options["max_iter"], quiet=talk.quiet, verbose=talk.verbose)
+    with shown as on_event, stoppable(model):
         model._on_event = on_event
         yield model
 

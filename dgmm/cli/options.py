@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-from dgmm.cli.values import column_or_place, memory_size, numbers, size, temperatures
+from dgmm.cli.values import column_or_place, interval, memory_size, numbers, size, temperatures
 
 __all__ = [
     "Talk",
     "check_out",
     "check_parent",
+    "checkpoint_options",
     "data_options",
     "engine_options",
     "estimator_arguments",
@@ -177,7 +178,7 @@ _ESTIMATOR_ARGUMENTS = (
 def estimator_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the estimator, from the options that have a value."""
     given = {name: options[name] for name in _ESTIMATOR_ARGUMENTS if options[name] is not None}
-    return {**given, "random_state": options["seed"]}
+    return {**given, **checkpoint_arguments(options), "random_state": options["seed"]}
 
 
 def estimator_options(command: F) -> F:
@@ -268,6 +269,43 @@ _PRIORS: tuple[tuple[str, Any, str, str], ...] = (
     ("covariance-prior", float, "NUMBER", "Ψ of covariances: that multiple of the identity."),
     ("degrees-of-freedom-prior", float, "NUMBER", "ν that goes with --covariance-prior."),
 )
+
+
+def checkpoint_options(command: F) -> F:
+    """What a fit keeps of its state, and whether it goes on from it."""
+    return _with(
+        command,
+        click.option(
+            "--checkpoint",
+            metavar="DIR",
+            help="A directory or URL for checkpoints of this fit. SIGTERM, SIGINT and SIGUSR1 then "
+            "finish the iteration and end with code 75; the same command goes on.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            type=interval,
+            default="60s",
+            show_default=True,
+            metavar="N|TIME",
+            help="Iterations (10) or time (30s, 5min, 1h) between two checkpoints.",
+        ),
+        click.option(
+            "--resume",
+            type=click.Choice(["auto", "never", "must"]),
+            default="auto",
+            show_default=True,
+            help="Go on from the newest checkpoint: if there is one, not at all, or only so.",
+        ),
+    )
+
+
+def checkpoint_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What becomes of them: arguments of the estimator, none where no checkpoints are kept."""
+    if options["checkpoint"] is not None:
+        return {name: options[name] for name in ("checkpoint", "checkpoint_every", "resume")}
+    if options["resume"] == "must":
+        raise click.UsageError("--resume must needs --checkpoint, from which to resume")
+    return {}
 
 
 def talk_options(command: F) -> F:

@@ -14,6 +14,7 @@ from dgmm.cli.fitting import conclude, followed, out_option
 from dgmm.cli.opening import open_rows
 from dgmm.cli.options import (
     Talk,
+    checkpoint_options,
     data_options,
     engine_options,
     estimator_options,
@@ -71,6 +72,7 @@ _LOG_WIDTH = 120
 @out_option("The model file to write the best to.")
 @data_options
 @engine_options
+@checkpoint_options
 @talk_options
 @click.pass_obj
 def select(talk: Talk, /, **options: Any) -> None:

@@ -10,7 +10,15 @@ import click
 from dgmm.errors import InvalidParameterError
 from dgmm.sizes import parse_bytes
 
-__all__ = ["column_or_place", "component_counts", "memory_size", "numbers", "size", "temperatures"]
+__all__ = [
+    "column_or_place",
+    "component_counts",
+    "interval",
+    "memory_size",
+    "numbers",
+    "size",
+    "temperatures",
+]
 
 # No limit that small leaves room for anything, so its unit has been forgotten.
 _LEAST_BARE = 2**20
@@ -77,3 +85,15 @@ def temperatures(text: str) -> list[float]:
 
 
 _RANGE: tuple[Any, ...] = (float, float, int)
+
+
+def interval(value: str) -> int | str:
+    """Iterations, or a time, between two checkpoints."""
+    from dgmm.checkpoint import Interval
+
+    given = int(value) if value.strip().isdecimal() else value
+    try:
+        Interval.of(given, "it")
+    except InvalidParameterError as error:
+        raise click.BadParameter(str(error)) from error
+    return given

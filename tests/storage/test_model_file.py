@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from safetensors.numpy import save_file
 
-from dgmm import storage
+from dgmm import sealed
 from dgmm.errors import (
     InvalidParameterError,
     ModelFileError,
@@ -46,7 +46,7 @@ def header_of(path: Path) -> dict:
 
 def write_header(path: Path, **changes: object) -> None:
     """A file whose dgmm header differs in some keys, the arrays being whole."""
-    header = storage._canonical(header_of(path) | changes)
+    header = sealed.canonical(header_of(path) | changes)
     save_file(TENSORS, path, metadata={"dgmm": header})
 
 
@@ -136,7 +136,7 @@ def test_reserved_name_is_refused(tmp_path: Path) -> None:
 def test_huge_facts_are_refused_when_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "MAX_HEADER_BYTES", 1000)
+    monkeypatch.setattr(sealed, "MAX_HEADER_BYTES", 1000)
     with pytest.raises(InvalidParameterError, match="may take 1000"):
         write_model(tmp_path / "m", {}, {"x": "a" * 1000})
 
@@ -262,7 +262,7 @@ def test_foreign_safetensors(path: Path) -> None:
 
 
 def test_other_dtypes_are_not_ours(path: Path) -> None:
-    header = storage._canonical(header_of(path))
+    header = sealed.canonical(header_of(path))
     save_file({"a": np.zeros(3, np.int64)}, path, metadata={"dgmm": header})
     with pytest.raises(ModelFileError, match="dtype 'I64'"):
         read_model(path)
@@ -299,7 +299,7 @@ def test_malicious_headers(tmp_path: Path, header: bytes) -> None:
 def signed(layout: dict, facts: dict) -> bytes:
     """A file with our header over a layout that safetensors itself would not have written."""
     header = {"facts": facts, "format": "dgmm-model", "library": "1", "version": 1, "sha256": ""}
-    layout = {"__metadata__": {"dgmm": storage._canonical(header)}} | layout
+    layout = {"__metadata__": {"dgmm": sealed.canonical(header)}} | layout
     raw = json.dumps(layout).encode()
     return struct.pack("<Q", len(raw)) + raw
 
