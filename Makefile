@@ -1,6 +1,7 @@
 # Everything from a bare clone, with Python and make alone:
 #
-#   make test    the tests                       make demo    demo-report.html from real photographs
+#   make test    the tests, but for long runs    make demo    demo-report.html from real photographs
+#   make long    the long runs
 #   make lint    style, types, layers            make check   lint, then test
 #   make bench   the measured numbers            make clean   remove what the others made
 #   make bench-quick   ratios to scikit-learn at four points, in a minute
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench bench-quick clean
+.PHONY: help demo test long lint check bench bench-quick clean
 
 help:
 	@sed -n '1,/^$$/ s/^# \{0,1\}//p' Makefile
@@ -24,7 +25,10 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/dgmm demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
