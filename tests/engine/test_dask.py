@@ -295,6 +295,8 @@ def test_a_range_that_kills_its_workers_is_named(engine: DaskEngine) -> None:
 
 
 def test_no_workers_is_an_error_within_the_deadline(client: Client) -> None:
+    # First all of them: one that starts again would come back after the last had gone.
+    scale(client, 2)
     scale(client, 0)
     engine = DaskEngine(client, no_workers_timeout=0.2)
     with pytest.raises(EngineError, match=r"no workers for 0\.2 seconds"):
