@@ -19,6 +19,10 @@
     ├── FitStoppedError         (RuntimeError)  a fit that was asked to stop, and can be resumed
     ├── MemoryLimitError        (MemoryError)   the projected memory exceeds the limit
     ├── EngineError             (RuntimeError)  the engine could not finish a pass
+    │   ├── NoWorkersError                      a cluster without workers for too long
+    │   ├── SchedulerLostError                  a scheduler that is gone or does not answer
+    │   ├── StalledError                        a pass that makes no progress
+    │   └── DeadlyBlockError                    blocks that kill the workers that evaluate them
     ├── MissingDependencyError  (ImportError)   an optional dependency is not installed
     └── NotFittedError          (ValueError)    a mixture is needed and none is fitted yet
 
@@ -43,6 +47,7 @@ __all__ = [
     "ConstantFeatureWarning",
     "DamagedBlockError",
     "DataChangedError",
+    "DeadlyBlockError",
     "DgmmError",
     "DgmmWarning",
     "EmptyComponentWarning",
@@ -55,8 +60,11 @@ __all__ = [
     "MissingChunkError",
     "MissingDependencyError",
     "ModelFileError",
+    "NoWorkersError",
+    "SchedulerLostError",
     "SingularMixtureError",
     "SourceError",
+    "StalledError",
     "StoreUnavailableError",
 ]
 
@@ -133,6 +141,25 @@ class MemoryLimitError(DgmmError, MemoryError):
 
 class EngineError(DgmmError, RuntimeError):
     """An engine could not finish a pass."""
+
+
+class NoWorkersError(EngineError):
+    """A cluster has had no workers for longer than ``no_workers_timeout``."""
+
+
+class SchedulerLostError(EngineError):
+    """The scheduler of a cluster is gone, or has not answered for ``scheduler_timeout``.
+
+    A new client, of the same cluster or another, and the fit's checkpoint are what to go on from.
+    """
+
+
+class StalledError(EngineError):
+    """A pass has made no progress for ``progress_timeout``, on workers that are there."""
+
+
+class DeadlyBlockError(EngineError):
+    """Evaluating these blocks kills one worker after another: the same again would do the same."""
 
 
 class MissingDependencyError(DgmmError, ImportError):

@@ -214,10 +214,13 @@ class PassGraph:
         Unique; part of every key.
     ranges : dict of str to str
         What each range is called in messages, by key.
+    shares : dict of str to Share
+        What each task, or the handle of its blocks, is to evaluate, by key.
     """
 
     name: str
     ranges: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
     _layers: dict[str, Any] = field(default_factory=dict)
 
     def add_pickled(self, what: str, content: bytes, worker: str | None = None) -> str:
@@ -240,19 +243,25 @@ class PassGraph:
         share: Share,
         worker: str | None,
         arguments: tuple[Any, ...],
+        *,
+        nowhere_else: bool = False,
     ) -> str:
         """A task ``function(*arguments, rows)`` for a range. Returns its key.
 
         The first argument is what :meth:`add_task` gave.
         """
         key = f"dgmm-range-{number}-{self.name}"
-        self.ranges[key] = share.range.name
         # The handle of its blocks can be what a dying worker was at, too.
-        self.ranges[str(getattr(arguments[1], "key", arguments[1]))] = share.range.name
+        for one in (key, str(getattr(arguments[1], "key", arguments[1]))):
+            self.ranges[one], self.shares[one] = share.range.name, share
         rows = [self._reference(given) for given in share.given]
         inline = isinstance(arguments[0], bytes)
         call = (call_pickled, function) if inline else (function,)
-        return self._add(key, (*call, *arguments, rows), worker)
+        return self._add(key, (*call, *arguments, rows), worker, nowhere_else)
+
+    def keys(self) -> set[str]:
+        """The keys of all tasks."""
+        return {str(key) for layer in self._layers.values() for key in layer}
 
     def add_merges(
         self, shape: Shape, nodes: Sequence[Node], keys: Sequence[str], most: int = ARITY
@@ -280,8 +289,8 @@ class PassGraph:
         key = f"dgmm-merge-{len(self._layers)}-{self.name}"
         return self._add(key, (merge_nodes, inputs, steps), None)
 
-    def _add(self, key: str, task: Any, worker: str | None) -> str:
-        near = {"workers": [worker], "allow_other_workers": True} if worker else None
+    def _add(self, key: str, task: Any, worker: str | None, nowhere_else: bool = False) -> str:
+        near = {"workers": [worker], "allow_other_workers": not nowhere_else} if worker else None
         self._layers[key] = MaterializedLayer({key: task}, annotations=near)
         return key
 

@@ -3,45 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from distributed import CancelledError, Client, Future
+from distributed import CancelledError, Client
 from distributed.protocol.pickle import dumps
 
 from dgmm.data.dataset import Dataset
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
-from dgmm.engine.dask_cluster import Cluster, Held
+from dgmm.engine.dask_attempts import Attempts
+from dgmm.engine.dask_cluster import Cluster, Held, TasksKilledError
 from dgmm.engine.dask_graph import (
     ARITY,
     PassGraph,
-    Share,
     deal,
     ranges_of_worker,
     remote_rows,
     share_pieces,
 )
+from dgmm.engine.dask_stream import Ahead
+from dgmm.engine.dask_suspects import examine
+from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
 from dgmm.engine.pieces import cut_finely, value_bytes
 from dgmm.engine.spreading import joined, lend, spread
 from dgmm.engine.tree import Node, TreeReducer
 from dgmm.engine.work import BlockWork, Selection, check_keep, select
-from dgmm.engine.worker import NodeResult, Settings, close_session, evaluate_blocks, reduce_range
-from dgmm.errors import EngineError, MemoryLimitError
+from dgmm.engine.worker import NodeResult, Settings, close_session, reduce_range
+from dgmm.errors import EngineError, MemoryLimitError, SchedulerLostError
 
 __all__ = ["DaskSession"]
 
 M = TypeVar("M", bound=Mergeable)
 
-# Times that a pass is begun again because data that only one worker held went with it.
-ATTEMPTS = 4
-
 
 class DaskSession:
     """A dataset opened on a cluster; see :class:`dgmm.engine.base.Session`.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    dataset : Dataset
+    memory_limit : int or None
+    reserved_bytes : int
+    timeouts : Timeouts
+    renew : callable, optional
+        Gives the client of another cluster when that of this one is lost.
 
     Attributes
     ----------
@@ -58,11 +68,13 @@ class DaskSession:
         *,
         memory_limit: int | None,
         reserved_bytes: int,
-        no_workers_timeout: float,
+        timeouts: Timeouts,
+        renew: Callable[[], Client] | None = None,
     ) -> None:
         self.dataset = dataset
         self.counters = Counters()
-        self._cluster = Cluster(client, no_workers_timeout)
+        self._timeouts, self._renew = timeouts, renew
+        self._cluster = Cluster(client, timeouts)
         self._name = uuid4().hex
         self._closed = False
         self._driver_limit = resolve_limit(memory_limit)
@@ -88,8 +100,12 @@ class DaskSession:
 
         Raises
         ------
+        NoWorkersError, SchedulerLostError, StalledError
+            If the cluster has no workers, no scheduler or gets nowhere, for too long.
+        DeadlyBlockError
+            If a block kills the workers that evaluate it.
         EngineError
-            If the cluster has no workers for too long, or a range of blocks kills its workers.
+            If the pass was lost over and over.
         """
         self._check_open()
         keep_blocks = check_keep(keep)
@@ -97,18 +113,21 @@ class DaskSession:
         # Each arrives as bytes and as the value made of them.
         n_received = 2 * (ARITY + (len(selection.work) if keep_blocks else 0))
         self._plan_driver({"results received": n_received * task.result_bytes})
-        for attempt in range(ATTEMPTS):
+        attempts = Attempts()
+        while True:
             try:
-                found = self._pass(task, selection, keep_blocks, near=attempt == 0)
+                found = self._pass(task, selection, keep_blocks, attempts)
             except CancelledError as error:
-                lost = str(error)
-                continue
-            self.counters.passes += 1
-            return found
-        raise EngineError(
-            f"the cluster dropped the tasks of a pass {ATTEMPTS} times ({lost}); its scheduler or "
-            "the workers that held the rows are gone"
-        )
+                attempts.lost(error, self._cluster.workers())
+            except TasksKilledError as killed:
+                self._examine(task, killed)
+                attempts.killed(killed)
+            except SchedulerLostError as error:
+                self._move(attempts, error)
+            else:
+                self.counters.passes += 1
+                return found
+            self.counters.retries += 1
 
     def stream(
         self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
@@ -128,26 +147,23 @@ class DaskSession:
         self._plan_workers((task,), max(threads.values()), n_kept=0, value_bytes=most)
         # The consumer may run passes in between, which have plans of their own.
         plan, span = self.plan, self.plan.span
-        first = PassGraph(uuid4().hex)
-        (sent,) = self._cluster.submit(first, [first.add_pickled("task", dumps(task))])
+        ahead = Ahead(self._cluster, task, plan, self._name)
         homes = self._cluster.homes(pieces)
         near = deal([homes[position] for position, _ in shares], list(threads), span)
         todo = deque(zip([share for _, share in shares], near, strict=True))
-        begun: deque[_Begun] = deque()
         busy: Counter[str] = Counter()
         try:
-            while todo or begun:
+            while todo or ahead:
                 while todo and busy[todo[0][1]] < span:
                     share, worker = todo.popleft()
-                    begun.append(self._begin(plan, share, sent, worker))
+                    ahead.begin(share, worker)
                     busy[worker] += 1
-                result = self._end(begun[0], sent)
-                done = begun.popleft()
-                busy[done.workers[0]] -= 1
-                yield from zip(_first_rows(done.share.range.work[0]), result.value, strict=True)
+                share, worker, result = ahead.take()
+                busy[worker] -= 1
+                self._count(result)
+                yield from zip(_first_rows(share.range.work[0]), result.value, strict=True)
         finally:
-            for one in begun:
-                self._cluster.give_up(one.graph, [one.future], self._name)
+            ahead.give_up()
 
     def close(self) -> None:
         """Let the workers forget what they hold for the session."""
@@ -170,9 +186,12 @@ class DaskSession:
         if self._closed:
             raise EngineError("the session is closed; open another with engine.session(dataset)")
 
-    def _pass(self, task: BlockTask[M], selection: Selection, keep: bool, near: bool) -> Reduced[M]:
-        """One pass. With ``near``, ranges ask for the worker that has their blocks in its cache."""
+    def _pass(
+        self, task: BlockTask[M], selection: Selection, keep: bool, attempts: Attempts
+    ) -> Reduced[M]:
+        """One pass. At first, ranges ask for the worker that has their blocks in its cache."""
         graph, threads = PassGraph(uuid4().hex), self._cluster.workers()
+        near = attempts.begin(threads)
         n_kept = len(selection.work) if keep else 0
         self._plan_workers((task,), max(threads.values()), n_kept)
         held = self._hold(selection, threads)
@@ -260,25 +279,17 @@ class DaskSession:
         numbers = sorted(kept[0])
         return Reduced(total, {n: joined(task, slices, [one[n] for one in kept]) for n in numbers})
 
-    def _begin(
-        self, plan: MemoryPlan, share: Share, sent: Future[Any], worker: str | None
-    ) -> _Begun:
-        graph = PassGraph(uuid4().hex)
-        kept = max(1, plan.window - plan.n_threads + 1)
-        settings = self._settings(graph, plan, kept)
-        arguments = (sent, graph.add_pickled("blocks", dumps(share.range)), settings)
-        key = graph.add_range(evaluate_blocks, 0, share, worker, arguments)
-        (future,) = self._cluster.submit(graph, [key])
-        return _Begun(plan, share, graph, future, () if worker is None else (worker,))
+    def _examine(self, task: BlockTask[Any], killed: TasksKilledError) -> None:
+        """See whether a block is to blame for the deaths of workers."""
+        settings = self._settings(PassGraph(uuid4().hex), self.plan, 1)
+        examine(self._cluster, reduce_range, task, killed, settings)
 
-    def _end(self, begun: _Begun, sent: Future[Any]) -> NodeResult[Any]:
-        try:
-            (result,) = self._cluster.collect(begun.graph, [begun.future], begun.workers)
-        except CancelledError:
-            again = self._begin(begun.plan, begun.share, sent, None)
-            (result,) = self._cluster.collect(again.graph, [again.future], ())
-        self._count(result)
-        return cast(NodeResult[Any], result)
+    def _move(self, attempts: Attempts, error: SchedulerLostError) -> None:
+        """Go on with another cluster, where there can be one."""
+        if self._renew is None:
+            raise error
+        self._cluster, self._held = Cluster(self._renew(), self._timeouts), None
+        attempts.lost(error, self._cluster.workers())
 
     def _hold(self, selection: Selection, workers: Mapping[str, int]) -> Held:
         """The ranges of a selection; those of the whole dataset are cut and shipped once."""
@@ -337,17 +348,6 @@ class DaskSession:
     def _count(self, node: NodeResult[Any]) -> None:
         self.counters.block_reads += node.reads.blocks
         self.counters.bytes_read += node.reads.nbytes
-
-
-@dataclass
-class _Begun:
-    """A range of a stream that workers are at."""
-
-    plan: MemoryPlan
-    share: Share
-    graph: PassGraph
-    future: Future[Any]
-    workers: tuple[str, ...]
 
 
 def _worker_demand(dataset: Dataset, n_workers: int) -> Demand:
