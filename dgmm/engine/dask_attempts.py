@@ -17,7 +17,7 @@ UNEXPLAINED = 4
 IN_ALL = 50
 
 # Times that its tasks may lose their workers over and over, without a block that is to blame.
-KILLED = 3
+KILLED = 8
 
 
 class Attempts:
@@ -55,8 +55,8 @@ class Attempts:
         Raises
         ------
         DeadlyBlockError
-            If that was so a few times: together, they do.
+            If that was so too often.
         """
         self._killed += 1
         if self._killed >= KILLED:
-            raise verdict(killed.names, f"{killed}, though no block alone kills one") from killed
+            raise verdict(killed.names, f"{killed}, though nothing alone kills one") from killed

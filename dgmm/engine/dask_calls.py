@@ -37,6 +37,7 @@ class Calls:
     def __init__(self, client: Client, timeouts: Timeouts) -> None:
         self.client = client
         self._timeouts = timeouts
+        self._silent = False
 
     def ask(self, function: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
         """What a method of the client says, which the scheduler answers by itself.
@@ -51,6 +52,7 @@ class Calls:
 
         def late() -> None:
             if monotonic() > deadline:
+                self._silent = True
                 raise SchedulerLostError(
                     f"the Dask scheduler has not answered for {seconds:g} seconds; it is stopped, "
                     "cut off or overwhelmed: see to it, or make a client of another cluster, and "
@@ -93,7 +95,7 @@ class Calls:
     ) -> None:
         """Make a call whose answer does not matter, and whose failure must not hide an error."""
         with suppress(Exception):
-            if self.client.status == "running":
+            if self.client.status == "running" and not self._silent:
                 self._begin(function, arguments, options).result(_TELL_SECONDS)
 
     @contextmanager

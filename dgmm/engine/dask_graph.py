@@ -223,13 +223,15 @@ class PassGraph:
     shares: dict[str, Share] = field(default_factory=dict)
     _layers: dict[str, Any] = field(default_factory=dict)
 
-    def add_pickled(self, what: str, content: bytes, worker: str | None = None) -> str:
+    def add_pickled(
+        self, what: str, content: bytes, worker: str | None = None, *, nowhere_else: bool = False
+    ) -> str:
         """A task whose output is the unpickled content. Returns its key.
 
         Unlike scattered data it is made again when the worker that holds it dies.
         """
         key = f"dgmm-{what}-{self.name}"
-        return self._add(key, (loads, content), worker)
+        return self._add(key, (loads, content), worker, nowhere_else)
 
     def add_task(self, content: bytes, number: int = 0) -> Any:
         """A pickled :class:`~dgmm.engine.base.BlockTask`, as :meth:`add_range` takes it."""
