@@ -17,7 +17,7 @@ UNEXPLAINED = 4
 IN_ALL = 50
 
 # Times that its tasks may lose their workers over and over, without a block that is to blame.
-KILLED = 8
+KILLED = 3
 
 
 class Attempts:
@@ -49,14 +49,22 @@ class Attempts:
                 "be done"
             ) from error
 
-    def killed(self, killed: TasksKilledError) -> None:
+    def killed(self, killed: TasksKilledError, innocent: bool) -> None:
         """Its tasks lost their workers, and no block alone kills one.
+
+        Parameters
+        ----------
+        killed : TasksKilledError
+        innocent : bool
+            That was seen; if False, the cluster loses workers that do nothing, too.
 
         Raises
         ------
         DeadlyBlockError
             If that was so too often.
         """
-        self._killed += 1
+        self._killed += innocent
+        if not innocent:
+            self.lost(killed, ())
         if self._killed >= KILLED:
             raise verdict(killed.names, f"{killed}, though nothing alone kills one") from killed

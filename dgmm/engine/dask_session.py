@@ -120,8 +120,7 @@ class DaskSession:
             except CancelledError as error:
                 attempts.lost(error, self._cluster.workers())
             except TasksKilledError as killed:
-                self._examine(task, killed)
-                attempts.killed(killed)
+                attempts.killed(killed, innocent=self._examine(task, killed))
             except SchedulerLostError as error:
                 self._move(attempts, error)
             else:
@@ -279,10 +278,10 @@ class DaskSession:
         numbers = sorted(kept[0])
         return Reduced(total, {n: joined(task, slices, [one[n] for one in kept]) for n in numbers})
 
-    def _examine(self, task: BlockTask[Any], killed: TasksKilledError) -> None:
+    def _examine(self, task: BlockTask[Any], killed: TasksKilledError) -> bool:
         """See whether a block is to blame for the deaths of workers."""
         settings = self._settings(PassGraph(uuid4().hex), self.plan, 1)
-        examine(self._cluster, reduce_range, task, killed, settings)
+        return examine(self._cluster, reduce_range, task, killed, settings)
 
     def _move(self, attempts: Attempts, error: SchedulerLostError) -> None:
         """Go on with another cluster, where there can be one."""

@@ -69,8 +69,8 @@ class Ahead:
                 begun.attempts.lost(error, self._cluster.workers())
             except TasksKilledError as killed:
                 settings = self._settings(begun.graph)
-                examine(self._cluster, evaluate_blocks, self._task, killed, settings)
-                begun.attempts.killed(killed)
+                innocent = examine(self._cluster, evaluate_blocks, self._task, killed, settings)
+                begun.attempts.killed(killed, innocent)
             else:
                 self._begun.popleft()
                 return begun.share, begun.worker, result

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
@@ -24,11 +25,20 @@ from dgmm.errors import DeadlyBlockError
 __all__ = ["examine", "verdict"]
 
 # Workers that a block has to kill by itself, without surviving once, before it is held to be the
-# cause: where machines come and go, one may be lost at any moment.
-_DEATHS_OF_BLOCK = 3
+# cause ...
+_DEATHS_OF_BLOCK = 2
 
-# The same for several blocks at a time, which take longer.
-_DEATHS_OF_RANGE = 5
+# ... and several blocks at a time, which take longer.
+_DEATHS_OF_RANGE = 3
+
+# After a death, workers that do nothing have to live on for so many times what it took, or the
+# cluster loses workers for reasons of its own.
+_CALM = 10
+_CALM_SECONDS = (5.0, 60.0)
+
+
+class _RestlessError(Exception):
+    """A worker was lost that was not at work."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +52,24 @@ class _Trial:
 
     def kills(self, share: Share, deaths: int) -> bool:
         """True if evaluating a share by itself kills so many workers and spares none."""
-        died = 0
-        # A worker that was lost before it began says nothing.
-        for _ in range(3 * deaths):
-            outlived = self._once(share)
-            if outlived:
+        for _ in range(deaths):
+            begin = monotonic()
+            if self._once(share):
                 return False
-            died += outlived is not None
-            if died == deaths:
-                return True
-        return False
+            self._check_calm(monotonic() - begin)
+        return True
 
-    def _once(self, share: Share) -> bool | None:
-        """Whether a worker outlives a share; None if it was lost before it began with it."""
+    def _check_calm(self, seconds: float) -> None:
+        least, most = _CALM_SECONDS
+        deadline = monotonic() + min(max(_CALM * seconds, least), most)
+        here = set(self.cluster.workers())
+        while monotonic() < deadline:
+            sleep(0.1)
+            if here - set(self.cluster.workers()):
+                raise _RestlessError
+
+    def _once(self, share: Share) -> bool:
+        """Whether a worker outlives a share."""
         worker = next(iter(self.cluster.workers()))
         ready, graph = PassGraph(uuid4().hex), PassGraph(uuid4().hex)
         # Imports what the task needs, so that the time in which anything else can kill is short.
@@ -63,9 +78,9 @@ class _Trial:
         sent = self.cluster.submit(ready, [task, blocks])
         try:
             self.cluster.finish(ready, sent, (worker,))
-        except (CancelledError, TasksKilledError):
+        except (CancelledError, TasksKilledError) as error:
             self.cluster.give_up(ready, sent, self.settings.session)
-            return None
+            raise _RestlessError from error
         arguments = (*sent, replace(self.settings, run=graph.name))
         key = graph.add_range(self.function, 0, share, worker, arguments, nowhere_else=True)
         futures = self.cluster.submit(graph, [key])
@@ -84,7 +99,7 @@ def examine(
     task: Any,
     killed: TasksKilledError,
     settings: Settings,
-) -> None:
+) -> bool:
     """Evaluate each block of some ranges alone, then each range.
 
     Parameters
@@ -97,19 +112,33 @@ def examine(
     settings : Settings
         Of the pass.
 
+    Returns
+    -------
+    bool
+        True if all of them are innocent, False if nothing can be told because workers die that do
+        nothing.
+
     Raises
     ------
     DeadlyBlockError
         For the first that kills one worker after another.
     """
     trial = _Trial(cluster, function, dumps(task), settings)
-    for share in killed.shares:
-        blocks = list(_blocks(share))
-        for block in blocks:
-            if trial.kills(block, _DEATHS_OF_BLOCK):
-                raise verdict(block.range.name, f"{_DEATHS_OF_BLOCK} of {_DEATHS_OF_BLOCK} times")
-        if len(blocks) > 1 and trial.kills(share, _DEATHS_OF_RANGE):
-            raise verdict(share.range.name, "every time, and none of the blocks alone does so")
+    try:
+        for share in killed.shares:
+            _examine(trial, share)
+    except _RestlessError:
+        return False
+    return True
+
+
+def _examine(trial: _Trial, share: Share) -> None:
+    blocks = list(_blocks(share))
+    for block in blocks:
+        if trial.kills(block, _DEATHS_OF_BLOCK):
+            raise verdict(block.range.name, "every time when it was alone")
+    if len(blocks) > 1 and trial.kills(share, _DEATHS_OF_RANGE):
+        raise verdict(share.range.name, "every time, and none of the blocks alone does so")
 
 
 def verdict(what: str, when: str) -> DeadlyBlockError:
