@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from dgmm.engine.dask_cluster import TasksKilledError
+from dgmm.engine.dask_cluster import Held, TasksKilledError
 from dgmm.engine.dask_suspects import verdict
 from dgmm.errors import EngineError
 
@@ -21,9 +22,22 @@ KILLED = 3
 
 
 class Attempts:
-    """The attempts at one pass."""
+    """The attempts at one pass, and what they have brought home.
+
+    Attributes
+    ----------
+    held : Held, optional
+        The ranges of the first.
+    slices : tuple of BlockTask
+        The slices of its task; none before that.
+    results : dict of int to NodeResult
+        By the place among the nodes that the driver receives.
+    """
 
     def __init__(self) -> None:
+        self.held: Held | None = None
+        self.slices: tuple[Any, ...] = ()
+        self.results: dict[int, Any] = {}
         self._workers: set[str] = set()
         self._n = self._unexplained = self._killed = 0
 

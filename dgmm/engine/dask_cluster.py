@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, sleep
@@ -77,6 +78,15 @@ class Held:
 
     def items(self) -> Iterator[tuple[Share, str, Any]]:
         return zip(self.shares, self.workers, self.handles, strict=True)
+
+    def most_brought(self, lent: Sequence[Sequence[str]]) -> int:
+        """Most bytes of rows in memory that a worker is sent as it is lent ranges of others."""
+        brought: Counter[str] = Counter()
+        for (share, home, _), workers in zip(self.items(), lent, strict=True):
+            rows = sum(item.block.nbytes for item in share.range.work if item.block.is_resident)
+            for worker in set(workers) - {home}:
+                brought[worker] += rows
+        return max(brought.values(), default=0)
 
     def assign(self, workers: Iterable[str]) -> None:
         """Find new workers for the ranges whose worker is gone."""
@@ -170,20 +180,27 @@ class Cluster:
         # Parameters of many mixtures may well exceed Dask's idea of a large graph.
         quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
         with quiet, self._calls.reached():
-            futures: list[Future[Any]] = self._client.get(graph.graph(), keys, sync=False)
+            futures: list[Future[Any]] = self._client.get(graph.graph(keys), keys, sync=False)
         return futures
 
     def collect(
-        self, graph: PassGraph, futures: list[Future[Any]], workers: Collection[str]
-    ) -> list[Any]:
-        """Wait for results and fetch them.
+        self,
+        graph: PassGraph,
+        futures: Mapping[int, Future[Any]],
+        workers: Collection[str],
+        found: dict[int, Any],
+    ) -> None:
+        """Wait for results and fetch them, those that are done already if others take long.
 
         Parameters
         ----------
         graph : PassGraph
-        futures : list of Future
+        futures : mapping of int to Future
         workers : collection of str
             Those that tasks of the graph asked for.
+        found : dict of int to result
+            Where they go, by the keys of ``futures``: what is there when an error is raised need
+            not be computed again.
 
         Raises
         ------
@@ -196,15 +213,38 @@ class Cluster:
         Exception
             What a task raised, as it is.
         """
-        self.finish(graph, futures, workers)
-        vigil = self._vigil(graph, futures, workers)
-        return list(self._calls.follow(vigil.look, self._client.gather, futures, asynchronous=True))
+        left = dict(futures)
+
+        def fetch() -> None:
+            done = [place for place, one in left.items() if one.status == "finished"]
+            some = [left[place] for place in done]
+            vigil = self._vigil(graph, some, workers)
+            gather = self._client.gather
+            try:
+                values = self._calls.follow(vigil.look, gather, some, asynchronous=True)
+            except (KilledWorker, NoValidWorkerError):
+                # One was lost again and failed in the end: the state of its future says so.
+                return
+            found.update(zip(done, values, strict=True))
+            for place in done:
+                del left[place]
+
+        while left:
+            self.finish(graph, list(left.values()), workers, fetch)
+            fetch()
 
     def finish(
-        self, graph: PassGraph, futures: list[Future[Any]], workers: Collection[str]
+        self,
+        graph: PassGraph,
+        futures: list[Future[Any]],
+        workers: Collection[str],
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
-        """Wait for results, and leave them where they are; see :meth:`collect`."""
-        self._watch(graph, futures, workers)
+        """Wait for results, and leave them where they are; see :meth:`collect`.
+
+        ``meanwhile`` is called about every second that it takes.
+        """
+        self._watch(graph, futures, workers, meanwhile)
         failed = [future for future in futures if future.status in _GONE]
         if failed:
             raise self._explain(graph, failed)
@@ -242,9 +282,11 @@ class Cluster:
         graph: PassGraph | None,
         futures: Sequence[Future[Any]],
         workers: Collection[str] = (),
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         """Wait until all have finished or one has failed."""
         vigil = self._vigil(graph, futures, workers)
+        looked = monotonic()
         while not any(one.status in _GONE for one in futures):
             # One that finished may be pending again: its worker died, another makes it anew.
             pending = [one for one in futures if one.status != "finished"]
@@ -253,10 +295,13 @@ class Cluster:
             try:
                 with self._calls.reached(), self._client.as_current():
                     wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
-                continue
             except TimeoutError as error:
                 _let_go(error)
-            vigil.look()
+            if monotonic() - looked > WATCH_SECONDS:
+                looked = monotonic()
+                vigil.look()
+                if meanwhile is not None:
+                    meanwhile()
 
     def _explain(self, graph: PassGraph, failed: Sequence[Future[Any]]) -> BaseException:
         errors = [self._error(future) for future in failed]

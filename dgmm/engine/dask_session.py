@@ -193,8 +193,9 @@ class DaskSession:
         near = attempts.begin(threads)
         n_kept = len(selection.work) if keep else 0
         self._plan_workers((task,), max(threads.values()), n_kept)
-        held = self._hold(selection, threads)
-        slices, lent = self._spread(task, selection, held, threads, n_kept)
+        held = attempts.held = self._hold(selection, threads, attempts.held)
+        slices, lent = self._spread(task, selection, held, threads, n_kept, attempts.slices)
+        attempts.slices = slices
         window = max(1, self.plan.window // self.plan.n_threads)
         settings = self._settings(graph, self.plan, window, keep=keep)
         names: list[str] = []
@@ -213,14 +214,18 @@ class DaskSession:
             nodes = [share.node for share in held.shares]
             tops, merged = graph.add_merges(selection.shape, nodes, keys, ARITY // len(slices))
             names += merged
-        futures = self._cluster.submit(graph, names)
+        results = attempts.results
+        missing = [place for place in range(len(names)) if place not in results]
+        futures = self._cluster.submit(graph, [names[place] for place in missing])
         try:
             near_by = [worker for workers in lent for worker in workers] if near else ()
-            results = self._cluster.collect(graph, futures, near_by)
+            wanted = dict(zip(missing, futures, strict=True))
+            self._cluster.collect(graph, wanted, near_by, results)
         except BaseException:
             self._cluster.give_up(graph, futures, self._name)
             raise
-        return self._merge(task, slices, selection, tops, results, keep)
+        found = [results[place] for place in range(len(names))]
+        return self._merge(task, slices, selection, tops, found, keep)
 
     def _spread(
         self,
@@ -229,13 +234,18 @@ class DaskSession:
         held: Held,
         threads: Mapping[str, int],
         n_kept: int,
+        known: tuple[BlockTask[M], ...],
     ) -> tuple[tuple[BlockTask[M], ...], list[list[str]]]:
         """The slices of a task, and for each range the worker of each slice.
 
         A block is then read by every worker that evaluates a slice on it. That is why a task is
-        cut only where there are fewer blocks than threads.
+        cut only where there are fewer blocks than threads. Later attempts keep to the slices of
+        the first, of which there may be results, and to no worker.
         """
         whole = (task,), [[worker] for worker in held.workers]
+        if known:
+            self._plan_workers(known, max(threads.values()), n_kept)
+            return known, []
         slots = {worker: min(n, self.plan.n_threads) for worker, n in threads.items()}
         if len(selection.work) >= sum(slots.values()):
             return whole
@@ -244,7 +254,7 @@ class DaskSession:
         if len(slices) == 1:
             return whole
         try:
-            brought = {"rows brought from other workers": _most_brought(held, lent)}
+            brought = {"rows brought from other workers": held.most_brought(lent)}
             self._plan_workers(slices, max(threads.values()), n_kept, other=brought)
         except MemoryLimitError:
             return whole
@@ -288,11 +298,16 @@ class DaskSession:
         if self._renew is None:
             raise error
         self._cluster, self._held = Cluster(self._renew(), self._timeouts), None
+        if attempts.held is not None:
+            attempts.held = replace(attempts.held)
         attempts.lost(error, self._cluster.workers())
 
-    def _hold(self, selection: Selection, workers: Mapping[str, int]) -> Held:
+    def _hold(self, selection: Selection, workers: Mapping[str, int], held: Held | None) -> Held:
         """The ranges of a selection; those of the whole dataset are cut and shipped once."""
-        if selection is not self._everything:
+        if held is not None:
+            # Of an earlier attempt, with results of some of them.
+            pass
+        elif selection is not self._everything:
             held = self._cluster.cut(selection, workers)
         else:
             held = self._held = self._held or self._cluster.cut(selection, workers)
@@ -355,16 +370,6 @@ def _worker_demand(dataset: Dataset, n_workers: int) -> Demand:
     read = [block for block in dataset.blocks if remote_rows(block) is None]
     kept = {"rows kept on workers": -(-resident // n_workers)}
     return replace(demand_of(read, 1), other=kept)
-
-
-def _most_brought(held: Held, lent: Sequence[Sequence[str]]) -> int:
-    """Most bytes of rows in memory that a worker is sent because it is lent ranges of others."""
-    brought: Counter[str] = Counter()
-    for (share, home, _), workers in zip(held.items(), lent, strict=True):
-        rows = sum(item.block.nbytes for item in share.range.work if item.block.is_resident)
-        for worker in set(workers) - {home}:
-            brought[worker] += rows
-    return max(brought.values(), default=0)
 
 
 def _first_rows(item: BlockWork) -> list[int]:

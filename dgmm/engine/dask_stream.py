@@ -64,7 +64,9 @@ class Ahead:
         while True:
             asked = (begun.worker,) if begun.near else ()
             try:
-                (result,) = self._cluster.collect(begun.graph, begun.futures, asked)
+                found: dict[int, NodeResult[Any]] = {}
+                futures = dict(enumerate(begun.futures))
+                self._cluster.collect(begun.graph, futures, asked, found)
             except CancelledError as error:
                 begun.attempts.lost(error, self._cluster.workers())
             except TasksKilledError as killed:
@@ -73,7 +75,7 @@ class Ahead:
                 begun.attempts.killed(killed, innocent)
             else:
                 self._begun.popleft()
-                return begun.share, begun.worker, result
+                return begun.share, begun.worker, found[0]
             # The task itself may have been lost as well.
             self._sent = None
             self._submit(begun)
