@@ -64,6 +64,8 @@ def check_parameters(estimator: Any) -> FitParameters:
         Naming the argument, its value and what it may be.
     """
     _integer(estimator, "verbose_interval", 1)
+    _switch(estimator, "verbose")
+    _switch(estimator, "warm_start")
     algorithm = _choice(estimator, "algorithm", ALGORITHMS)
     max_iter = _integer(estimator, "max_iter", 0)
     temperatures = check_annealing(estimator.annealing, algorithm, max_iter)
@@ -89,6 +91,12 @@ def check_parameters(estimator: Any) -> FitParameters:
             else parse_bytes(estimator.memory_limit, "memory_limit")
         ),
     )
+
+
+def _switch(estimator: Any, name: str) -> None:
+    value = getattr(estimator, name)
+    if not isinstance(value, bool | np.bool_ | int | np.integer) or value < 0:
+        raise InvalidParameterError(f"{name}={value!r}; it must be a bool or an integer from 0")
 
 
 def _integer(estimator: Any, name: str, least: int) -> int:

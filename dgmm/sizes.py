@@ -65,6 +65,7 @@ def _from_text(value: str) -> int | None:
 
 def _from_number(value: object) -> int | None:
     # bool is an int, and block_bytes=True is surely a slip.
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    # A class has the methods that its instances have.
+    if isinstance(value, bool | type) or not isinstance(value, SupportsIndex):
         return None
     return int(value.__index__())

@@ -7,6 +7,7 @@ Tests run them short, ``python -m tests.chaos`` runs them long.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import warnings
@@ -67,7 +68,7 @@ def rows(folder: Path, n_rows: int) -> Path:
 
 
 def fit(
-    data: Path, iterations: int, engine: Any = None, watched: Watched | None = None, **more: Any
+    data: Any, iterations: int, engine: Any = None, watched: Watched | None = None, **more: Any
 ) -> dgmm.GaussianMixture:
     arguments = {"n_components": 8, "init_params": "random", "tol": 0.0, "random_state": 0}
     gm = dgmm.GaussianMixture(**arguments, max_iter=iterations, engine=engine, **more)
@@ -75,7 +76,8 @@ def fit(
     with warnings.catch_warnings():
         # tol=0 does not converge, and a disk that is full is what is wanted.
         warnings.simplefilter("ignore")
-        return gm.fit(dgmm.open_dataset(str(data), block_bytes=MIB))
+        rows = str(data) if isinstance(data, Path) else data
+        return gm.fit(dgmm.open_dataset(rows, block_bytes=MIB))
 
 
 def same_bits(one: dgmm.GaussianMixture, other: dgmm.GaussianMixture) -> bool:
@@ -109,6 +111,36 @@ def signals(
         "iterations": found.n_iter_,
         "signals": trouble.times,
         "seconds_between_signals": mean,
+        "slowest_iteration_s": watched.slowest,
+        "bits_equal": same_bits(found, calm),
+    }
+
+
+def signals_at_iterations(
+    folder: Path,
+    *,
+    iterations: int,
+    n_rows: int,
+    every: int,
+    seed: int,
+    numbers: tuple[signal.Signals, ...],
+) -> Figures:
+    """A worker gets a signal each few iterations: what happens does not depend on clocks."""
+    data, chosen, sent = rows(folder, n_rows), random.Random(seed), []  # noqa: S311
+    calm = fit(data, iterations)
+    with local() as client:
+        act = signals_to_workers(client.cluster, *numbers)
+
+        class Hit(Watched):
+            def __call__(self, event: Any) -> None:
+                super().__call__(event)
+                if event.kind == "iteration" and event.iteration % every == 0:
+                    sent.append(eventually(lambda: act(chosen), "a worker"))
+
+        watched = Hit()
+        found = fit(data, iterations, dgmm.DaskEngine(client), watched)
+    return {
+        "signals": len(sent),
         "slowest_iteration_s": watched.slowest,
         "bits_equal": same_bits(found, calm),
     }
