@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import SupportsIndex
 
@@ -65,7 +66,10 @@ def _from_text(value: str) -> int | None:
 
 def _from_number(value: object) -> int | None:
     # bool is an int, and block_bytes=True is surely a slip.
-    # A class has the methods that its instances have.
-    if isinstance(value, bool | type) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
-    return int(value.__index__())
+    try:
+        return operator.index(value)
+    except TypeError:
+        # A class has the methods of its instances, an array those of its elements.
+        return None

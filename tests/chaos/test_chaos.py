@@ -42,6 +42,7 @@ def test_a_worker_that_is_stopped(folder: Path) -> None:
     scenarios.stopped_worker(folder, n_rows=200_000, worker_timeout=3)
 
 
+@pytest.mark.slow
 def test_nobody_left(folder: Path) -> None:
     found = scenarios.no_workers(folder, n_rows=4000, no_workers_timeout=2)
     assert found["error_after_s"] >= 2
@@ -66,6 +67,7 @@ def test_a_worker_runs_out_of_memory(folder: Path) -> None:
     blocks.out_of_memory(folder)
 
 
+@pytest.mark.slow
 def test_a_block_that_kills_workers(folder: Path) -> None:
     found = blocks.deadly_block(calm_seconds=1)
     assert found["named"] == "block 2"

@@ -117,9 +117,11 @@ def test_others_try_what_a_worker_gets_nowhere_with(
     task = WaitingTask(row=21, until=str(tmp_path / "never"), first=str(first))
     first.touch()
     # Half of this is what the pass has to stand still for, with a second worker at hand.
-    engine = DaskEngine(client, progress_timeout=16, worker_timeout=1000)
+    engine = DaskEngine(client, progress_timeout=8, worker_timeout=1000)
     with engine.session(dataset) as session, caplog.at_level(logging.WARNING, "dgmm.engine"):
         assert session.run(task).total == serial_oracle(dataset, ToyTask()).total
+    # Lets the process go, which its nanny then replaces.
+    Path(task.until).touch()
     assert not first.exists()
     assert "got nowhere" in caplog.text
 
