@@ -91,12 +91,16 @@ class Calls:
         return self.client.scheduler
 
     def tell(
-        self, function: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *arguments: Any,
+        seconds: float = _TELL_SECONDS,
+        **options: Any,
     ) -> None:
         """Make a call whose answer does not matter, and whose failure must not hide an error."""
         with suppress(Exception):
             if self.client.status == "running" and not self._silent:
-                self._begin(function, arguments, options).result(_TELL_SECONDS)
+                self._begin(function, arguments, options).result(seconds)
 
     @contextmanager
     def reached(self) -> Iterator[None]:

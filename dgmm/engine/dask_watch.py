@@ -23,6 +23,9 @@ _log = logging.getLogger("dgmm.engine")
 # Most seconds between two looks at the heartbeats.
 _LOOK_SECONDS = 5.0
 
+# How long a nanny may take to end a process that does not answer.
+_NANNY_SECONDS = 10.0
+
 _MOST_NAMED = 3
 
 
@@ -94,7 +97,12 @@ class Vigil:
             for worker, keys in self._calls.ask(client.processing).items()
         }
         for worker in self._silent(info):
-            evict(self._calls, worker, f"has not been heard of for {self._limit()}")
+            evict(
+                self._calls,
+                worker,
+                info[worker]["nanny"],
+                f"has not been heard of for {self._limit()}",
+            )
         pulses = {one: info[one]["metrics"].get(METRIC, {}) for one in at_work if one in info}
         finished = sum(future.status == "finished" for future in self._futures)
         state = (finished, at_work, {worker: one.get("done") for worker, one in pulses.items()})
@@ -109,7 +117,12 @@ class Vigil:
             for worker, keys in at_work.items():
                 # A worker that is busy for somebody else has not begun with ours.
                 if keys and pulses.get(worker, {}).get("running"):
-                    evict(self._calls, worker, f"got nowhere in {still:.0f} seconds")
+                    evict(
+                        self._calls,
+                        worker,
+                        info[worker]["nanny"],
+                        f"got nowhere in {still:.0f} seconds",
+                    )
 
     def _silent(self, info: Mapping[str, Any]) -> list[str]:
         """Workers whose heartbeat is overdue: stopped, cut off, or out of memory and swapping."""
@@ -141,13 +154,18 @@ class Vigil:
         )
 
 
-def evict(calls: Calls, worker: str, why: str) -> None:
+def evict(calls: Calls, worker: str, nanny: str | None, why: str) -> None:
     """Have the scheduler give a worker's tasks to others, as it does when a worker dies.
 
-    If it is alive after all, it finds itself removed, and its nanny starts another.
+    Its nanny, if there is one that can be reached, starts another.
     """
     _log.warning("worker %s %s; its share goes to others", worker, why)
-    calls.ask(calls.scheduler.unregister, address=worker, stimulus_id=f"dgmm-{worker}")
+    if nanny is not None:
+        again = calls.client.restart_workers
+        calls.tell(again, [worker], timeout=_NANNY_SECONDS, raise_for_error=False, seconds=1.0)
+    # Told to close, a worker would tell its nanny that no other is wanted.
+    remove, name = calls.scheduler.unregister, f"dgmm-{worker}"
+    calls.ask(remove, address=worker, stimulus_id=name, close=nanny is None)
 
 
 def deserted(timeouts: Timeouts) -> NoWorkersError:
