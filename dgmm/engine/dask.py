@@ -123,10 +123,13 @@ class DaskEngine:
         return f"DaskEngine(client={address})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, DaskEngine) and self.client is other.client
+        return isinstance(other, DaskEngine) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash((DaskEngine, id(self.client)))
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return id(self.client), self.n_workers, self.timeouts
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -21,6 +21,9 @@ __all__ = ["Calls"]
 # Between two looks at how a call or a pass is getting on.
 WATCH_SECONDS = 1.0
 
+# In which a client notices that its connection is broken, which a call of it has already.
+_NOTICE_SECONDS = 2.0
+
 # What nobody waits for may take so long: a worker that is stopped would hold up the rest.
 _TELL_SECONDS = 5.0
 
@@ -112,9 +115,12 @@ class Calls:
             self.check()
             raise
         except Exception as error:
+            broken = isinstance(error, CommClosedError | RPCClosed | ConnectionError)
+            if broken:
+                self._wait_while("running", _NOTICE_SECONDS)
             self.check(error)
             # What a task raised, say, which is its own affair.
-            if not isinstance(error, CommClosedError | RPCClosed | ConnectionError):
+            if not broken:
                 raise
             raise _lost(error) from error
 
@@ -126,19 +132,22 @@ class Calls:
         status = self.client.status
         if status == "running":
             return
-        if status == "connecting" and self._connects_again():
-            raise CancelledError("the client had to connect again") from cause
+        if status == "connecting":
+            status = self._wait_while("connecting", self._timeouts.scheduler_timeout)
+            if status == "running":
+                raise CancelledError("the client had to connect again") from cause
         if status in ("closed", "closing"):
             raise SchedulerLostError(
                 "the Dask client is closed; make a new one (or engine) and fit again"
             ) from cause
         raise _lost(cause or status) from cause
 
-    def _connects_again(self) -> bool:
-        deadline = monotonic() + self._timeouts.scheduler_timeout
-        while self.client.status == "connecting" and monotonic() < deadline:
-            sleep(0.1)
-        return bool(self.client.status == "running")
+    def _wait_while(self, status: str, seconds: float) -> str:
+        """The client's status, as soon as it is another one or the time is over."""
+        deadline = monotonic() + seconds
+        while self.client.status == status and monotonic() < deadline:
+            sleep(0.05)
+        return str(self.client.status)
 
     def _begin(
         self,

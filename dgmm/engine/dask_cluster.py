@@ -116,6 +116,13 @@ class Cluster:
         NoWorkersError
             If none appears in time.
         """
+        try:
+            return self._find_workers()
+        except CancelledError:
+            # The client has connected again.
+            return self._find_workers()
+
+    def _find_workers(self) -> dict[str, int]:
         found = self._threads()
         if not found:
             deadline = monotonic() + self._timeouts.no_workers_timeout

@@ -53,10 +53,10 @@ class _Trial:
     def kills(self, share: Share, deaths: int) -> bool:
         """True if evaluating a share by itself kills so many workers and spares none."""
         for _ in range(deaths):
-            begin = monotonic()
-            if self._once(share):
+            seconds = self._seconds_to_kill(share)
+            if seconds is None:
                 return False
-            self._check_calm(monotonic() - begin)
+            self._check_calm(seconds)
         return True
 
     def _check_calm(self, seconds: float) -> None:
@@ -68,8 +68,8 @@ class _Trial:
             if here - set(self.cluster.workers()):
                 raise _RestlessError
 
-    def _once(self, share: Share) -> bool:
-        """Whether a worker outlives a share."""
+    def _seconds_to_kill(self, share: Share) -> float | None:
+        """How long a worker survives a share; None if it outlives it."""
         worker = next(iter(self.cluster.workers()))
         ready, graph = PassGraph(uuid4().hex), PassGraph(uuid4().hex)
         # Imports what the task needs, so that the time in which anything else can kill is short.
@@ -83,14 +83,14 @@ class _Trial:
             raise _RestlessError from error
         arguments = (*sent, replace(self.settings, run=graph.name))
         key = graph.add_range(self.function, 0, share, worker, arguments, nowhere_else=True)
-        futures = self.cluster.submit(graph, [key])
+        begin, futures = monotonic(), self.cluster.submit(graph, [key])
         try:
             self.cluster.finish(graph, futures, (worker,))
         except (CancelledError, TasksKilledError):
-            return False
+            return monotonic() - begin
         finally:
             self.cluster.give_up(graph, futures, self.settings.session)
-        return True
+        return None
 
 
 def examine(

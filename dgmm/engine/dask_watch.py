@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from distributed import CancelledError, Future
+from distributed.scheduler import heartbeat_interval
 
 from dgmm.engine.dask_calls import Calls
 from dgmm.engine.dask_graph import PassGraph
@@ -22,6 +23,9 @@ _log = logging.getLogger("dgmm.engine")
 
 # Most seconds between two looks at the heartbeats.
 _LOOK_SECONDS = 5.0
+
+# Heartbeats that a worker has to miss in any case.
+_BEATS = 5
 
 # How long a nanny may take to end a process that does not answer.
 _NANNY_SECONDS = 10.0
@@ -127,12 +131,14 @@ class Vigil:
     def _silent(self, info: Mapping[str, Any]) -> list[str]:
         """Workers whose heartbeat is overdue: stopped, cut off, or out of memory and swapping."""
         now, silent = monotonic(), []
+        # In large clusters, they are heard of less often.
+        limit = max(self._timeouts.worker_timeout, _BEATS * heartbeat_interval(len(info)))
         for worker, one in info.items():
             seen = one["last_seen"]
             # By our clock, which need not agree with the scheduler's.
             if self._beats.get(worker, (None, now))[0] != seen:
                 self._beats[worker] = (seen, now)
-            elif now - self._beats[worker][1] > self._timeouts.worker_timeout:
+            elif now - self._beats[worker][1] > limit:
                 silent.append(worker)
         return silent
 

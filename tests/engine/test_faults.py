@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -208,6 +208,27 @@ def test_no_workers_is_typed() -> None:
             DaskEngine(client, no_workers_timeout=0.2).session(toy())
     with pytest.raises(SchedulerLostError, match="make a new one"):
         DaskEngine(client).session(toy())
+
+
+def test_a_client_that_connects_again_goes_on(client: Client, tmp_path: Path) -> None:
+    dataset, first, until = toy((9, 9, 9, 9)), tmp_path / "first", tmp_path / "until"
+    first.touch()
+    task = WaitingTask(row=21, until=str(until), first=str(first))
+
+    def cut() -> None:
+        eventually(lambda: not first.exists(), "the pass")
+        before = client.scheduler_comm
+        client.loop.add_callback(before.comm.abort)
+        eventually(lambda: client.scheduler_comm not in (None, before), "another connection")
+        until.touch()
+
+    thread = Thread(target=cut, daemon=True)
+    with DaskEngine(client).session(dataset) as session:
+        thread.start()
+        found = session.run(task).total
+        thread.join(120)
+        assert found == serial_oracle(dataset, ToyTask()).total
+        assert session.counters.retries >= 1
 
 
 # ------------------------------------------------------------------------------------- attempts
