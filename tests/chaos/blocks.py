@@ -61,7 +61,7 @@ class HungryTask(ToyTask):
 def deadly_block(calm_seconds: float | None = None) -> dict[str, Any]:
     """A block that kills whoever evaluates it is named, in a typed error; others are not."""
     least, most = dask_suspects._CALM_SECONDS
-    dask_suspects._CALM_SECONDS = (calm_seconds or least, most)
+    dask_suspects._CALM_SECONDS = (calm_seconds or least, calm_seconds or most)
     dataset = toy((9, 9, 9, 9))
     try:
         with (

@@ -290,7 +290,7 @@ def test_lost_worker_does_not_change_the_result(engine: DaskEngine, tmp_path: An
 def test_a_block_that_kills_its_workers_is_named(
     engine: DaskEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_suspects, "_CALM_SECONDS", (0.5, 60.0))
+    monkeypatch.setattr(dask_suspects, "_CALM_SECONDS", (0.5, 1.0))
     with engine.session(toy((9, 9, 9, 9))) as session:
         with pytest.raises(DeadlyBlockError, match=r"^block 2 .*lost its worker, every time"):
             session.run(DyingTask(row=21))
