@@ -66,6 +66,12 @@ class GaussianMixture(
         say which it is. ``reg_covar`` is then a penalty, so that nothing falls, and
         ``algorithm`` other than ``"em"`` and ``annealing`` go without. See the page on
         acceleration.
+    empty_components : {"keep", "reseed", "drop", "raise"}, default="keep"
+        What becomes of a component that is left without rows (n_k ≤ 10 eps Σ w). ``"keep"``: what
+        no prior determines of it stays as it was. ``"reseed"``: it starts again at the row of the
+        sample that the mixture explains worst, at most three times. ``"drop"``: it leaves, so that
+        the result has fewer than ``n_components``. ``"raise"``: its restart is given up. All but
+        the last are reported by a warning and in ``record_.notes``.
     init_params : str or callable, default="kmeans"
         How a restart begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` (responsibilities),
         ``"random_from_data"`` (also ``"points"``) or ``"maxdist"`` on a sample of the rows (all
@@ -83,7 +89,8 @@ class GaussianMixture(
         Covariances, instead of ``precisions_init``.
     weight_concentration_prior : float or array of shape (n_components,), optional
         α ≥ 1 of a Dirichlet prior; 1 is uniform. With any prior, the mode of the posterior is
-        sought instead of maximum likelihood.
+        sought instead of maximum likelihood. With ``empty_components="drop"`` also 0 < α < 1:
+        components with fewer than 1 − α rows are then dropped.
     mean_prior : float or array of shape (n_features,) or (n_components, n_features), optional
         μ0 of Gaussian priors with covariance Σ_k / κ0.
     mean_precision_prior : float or array of shape (n_components,), optional
@@ -192,6 +199,7 @@ class GaussianMixture(
         n_init: int = 1,
         halve_after: int | None = None,
         acceleration: str | None = None,
+        empty_components: str = "keep",
         init_params: Any = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
@@ -229,6 +237,7 @@ class GaussianMixture(
         self.n_init = n_init
         self.halve_after = halve_after
         self.acceleration = acceleration
+        self.empty_components = empty_components
         self.init_params = init_params
         self.weights_init = weights_init
         self.means_init = means_init
@@ -287,6 +296,8 @@ class GaussianMixture(
             If the projected memory exceeds ``memory_limit``.
         SingularMixtureError
             If every restart collapsed.
+        EmptyComponentError
+            If every restart was given up, with ``empty_components="raise"``.
         CheckpointError, CheckpointMismatchError
             If no checkpoint can be used, or the one that is there is of another fit.
         """
@@ -332,7 +343,7 @@ class GaussianMixture(
         self.__dict__.pop("n_samples_seen_", None)
         chain = outcome.chain
         self._set_mixture(replace(chain.mixture, feature_names=dataset.feature_names))
-        self._fixed = outcome.fixed
+        self._fixed, self._dropped = outcome.fixed, tuple(sorted(chain.dropped))
         self.converged_ = chain.status == "converged"
         self.n_iter_ = len(chain.lower_bounds)
         self.lower_bound_ = chain.lower_bound

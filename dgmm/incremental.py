@@ -20,12 +20,11 @@ from dgmm.fitting import (
     open_rows,
     plan_maximization,
     profile_task,
-    warn_of_empty,
 )
-from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
+from dgmm.notes import warn_of_empty
 from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
 from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_statistics
@@ -208,10 +207,8 @@ def _start(
     level: Level,
     seeds: np.random.SeedSequence,
 ) -> Mixture:
-    # Held values are put into the start when it is there.
-    free = replace(options, fixed=Fixed())
     seed = restart_seed(seeds, 0)
-    ((find,),) = start_finders([parameters], context, level, [[seed]], free)
+    ((find,),) = start_finders([parameters], context, level, [[seed]], [options])
     mixture = check_start(
         start_from(estimator, parameters, len(context.profile.mean), find), options
     )

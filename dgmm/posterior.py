@@ -29,6 +29,7 @@ __all__ = [
     "Posterior",
     "PosteriorPolicy",
     "Stochastic",
+    "draws_by_row",
     "uniforms",
 ]
 
@@ -176,6 +177,13 @@ class KnownLabels:
         posterior.log_density[known] = densities
         posterior.log_assignment[known] = 0.0
         return posterior
+
+
+def draws_by_row(policy: PosteriorPolicy) -> bool:
+    """True if what a policy does with a row depends on the row's number."""
+    if isinstance(policy, KnownLabels):
+        return draws_by_row(policy.policy)
+    return isinstance(policy, Stochastic)
 
 
 def uniforms(key: tuple[int, int], rows: Rows) -> np.ndarray[Any, Any]:

@@ -89,7 +89,10 @@ def configuration_of(
     previous : GaussianMixture or None
         The fitted one that is started from.
     """
-    plain = ("n_components", "tol", "algorithm", "n_init", "halve_after", "acceleration", "dtype")
+    plain = (
+        "n_components", "tol", "algorithm", "n_init", "halve_after", "acceleration",
+        "empty_components", "dtype",
+    )  # fmt: skip
     method = parameters.init_params
     return {
         **{name: getattr(parameters, name) for name in plain},
