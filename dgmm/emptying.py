@@ -130,16 +130,8 @@ def _worst(mixture: Mixture, rows: Array) -> int:
 def _dropped(chain: Chain) -> Chain:
     mixture = chain.mixture
     kept = np.setdiff1d(np.arange(mixture.n_components), chain.pending)
-    weights = mixture.weights[kept]
-    covariances = mixture.covariances
-    fewer = replace(
-        mixture,
-        weights=weights / weights.sum(),
-        means=mixture.means[kept],
-        covariances=covariances if mixture.family.is_tied else covariances[kept],
-    )
     # An iterate from before would bring them back.
-    return _restarted(replace(chain, best=None), fewer, "dropped")
+    return _restarted(replace(chain, best=None), mixture.of_components(kept), "dropped")
 
 
 def _restarted(chain: Chain, mixture: Mixture, action: str) -> Chain:

@@ -286,8 +286,8 @@ class RowPass:
     ----------
     kernel : Kernel
         With one member, quadratic term included.
-    output : {"log_density", "responsibilities", "labels"}
-        Shapes (n,), (n, n_components), (n,).
+    output : {"log_density", "outlier_score", "responsibilities", "labels"}
+        Shapes (n,), (n,), (n, n_components), (n,); the second is minus the first.
     dtype : str
         Of the values; labels are int64 whatever it says.
     device : str, default="cpu"
@@ -380,7 +380,8 @@ class RowPass:
             return labels
         if self.value_shape:
             return joint.T
-        return posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+        density = posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+        return -density if self.output == "outlier_score" else density
 
 
 def _without_bad(rows: Rows) -> Rows:

@@ -10,7 +10,13 @@ from dgmm.errors import ConstantFeatureWarning, EmptyComponentWarning
 from dgmm.notices import warn_user
 from dgmm.profile import Profile
 
-__all__ = ["notes_of", "warn_of_constants", "warn_of_emptied", "warn_of_empty"]
+__all__ = [
+    "notes_of",
+    "warn_of_constants",
+    "warn_of_dropped",
+    "warn_of_emptied",
+    "warn_of_empty",
+]
 
 _MOST_LISTED = 8
 
@@ -65,6 +71,16 @@ def warn_of_empty(components: Collection[int]) -> None:
         "prior determines stayed as it was, and the weight may be 0; lower n_components, start "
         "elsewhere (init_params, n_init), set weight_concentration_prior above 1, or "
         "empty_components='reseed' or 'drop'",
+        EmptyComponentWarning,
+    )
+
+
+def warn_of_dropped(components: Sequence[int]) -> None:
+    """Warn of components that a batch left without rows and that were dropped."""
+    several = len(components) > 1
+    warn_user(
+        f"component{'s' * several} {', '.join(map(str, components))} "
+        f"{'were' if several else 'was'} left without rows and dropped",
         EmptyComponentWarning,
     )
 

@@ -5,14 +5,16 @@ A base class of :class:`dgmm.GaussianMixture`: methods of a few lines, and their
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dgmm import fitting, prediction
-from dgmm.columns import check_columns
+from dgmm.answers import Distances, Regressed, TailProbability
+from dgmm.columns import check_columns, check_given, check_some_rows
+from dgmm.conditional import regression_of
 from dgmm.data.dataset import Dataset
-from dgmm.errors import InvalidDataError
 from dgmm.mixture import Mixture
 from dgmm.parameters import seed_entropy
 from dgmm.prediction import Evaluation
@@ -64,17 +66,83 @@ class RowMethods:
         """
         return self._rows("log_density", X, out)
 
+    def outlier_score(self, X: Any, *, out: Any = None) -> Any:
+        """How unusual every row is: its surprise −log p(x), in nats, shape (n_rows,).
+
+        Higher is more unusual; its level depends on the units of the data, while that of
+        :meth:`tail_probability` does not. Parameters and kinds of result as in :meth:`predict`.
+        """
+        return self._rows("outlier_score", X, out)
+
+    def mahalanobis(self, X: Any, *, out: Any = None) -> Any:
+        """Mahalanobis distances of every row to the means: shape (n_rows, n_components).
+
+        √((x − μ_k)ᵀ Σ_k⁻¹ (x − μ_k)), in standard deviations; not squared. Parameters and kinds
+        of result as in :meth:`predict`; computed in float64 on the host.
+        """
+        return self._answers(Distances, X, out)
+
+    def tail_probability(self, X: Any, *, out: Any = None) -> Any:
+        """How probable a row at least as far out is: shape (n_rows,), between 0 and 1.
+
+        The χ² probability of a Mahalanobis distance greater than the row's to its nearest
+        component; see :meth:`dgmm.Mixture.tail_probability`. Parameters and kinds of result as in
+        :meth:`predict`; computed in float64 on the host.
+        """
+        return self._answers(TailProbability, X, out)
+
+    def regress(
+        self,
+        X: Any,
+        given: Any,
+        *,
+        targets: Any = None,
+        return_covariance: bool = False,
+        out: Any = None,
+    ) -> Any:
+        """Expected values of some features for rows of others: Gaussian mixture regression.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, Zarr array, path or URL, or Dataset
+            Shape (n_rows, n_given): the columns are the features ``given``, in their order.
+        given : int, str or sequence of them
+            The features that are known.
+        targets : int, str or sequence of them, optional
+            The features to predict, by default all others in their order.
+        return_covariance : bool, default=False
+        out : path, URL or Zarr array, or with ``return_covariance`` a pair of them, optional
+            Where to stream the results.
+
+        Returns
+        -------
+        means : array of shape (n_rows, n_targets)
+            E[y | x]; NumPy for arrays in memory, a lazy Dask array or Zarr array otherwise.
+        covariances : array of shape (n_rows, n_targets, n_targets)
+            Cov[y | x], only with ``return_covariance=True``.
+
+        Raises
+        ------
+        InvalidParameterError, InvalidDataError
+            If a feature is unknown, named twice or on both sides, or ``X`` is of another width.
+        """
+        self._check_fitted()
+        question = Regressed(regression_of(self._mixture, given, targets), return_covariance)
+        dataset = fitting.open_rows(X)
+        check_given(dataset, question.regression.given)
+        return prediction.regress_rows(self, dataset, question, out)
+
+    def _answers(self, kind: Callable[[Mixture], Any], X: Any, out: Any) -> Any:
+        self._check_fitted()
+        return prediction.answer_rows(self, self._dataset(X), kind(self._mixture), out)
+
     def _rows(self, output: str, X: Any, out: Any) -> Any:
         self._check_fitted()
         return prediction.predict_rows(self, self._dataset(X), output, out)
 
     def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
         dataset = fitting.open_rows(X, sample_weight)
-        if dataset.n_rows < 1:
-            raise InvalidDataError(
-                f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
-                "required by GaussianMixture."
-            )
+        check_some_rows(dataset)
         check_columns(self, dataset)
         return dataset
 
