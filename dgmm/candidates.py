@@ -196,10 +196,21 @@ def _options(
         except InvalidParameterError as error:
             raise InvalidParameterError(
                 f"select_model, candidate {one.family.name} with {one.n_components} components: "
-                f"{error}. Candidates share their arguments, so give what fits all of them: a "
-                "number, or for mean_prior one value for each feature"
+                f"{error}{_advice(estimator)}"
             ) from error
     return found
+
+
+def _advice(estimator: Any) -> str:
+    """What to do about arguments that fit some candidates only: arrays, mostly."""
+    names = [name for name in vars(estimator) if name.endswith("_prior")]
+    given = [name for name in names if np.ndim(getattr(estimator, name)) > 0]
+    if not given and not isinstance(estimator.fixed, dict):
+        return ""
+    return (
+        ". All candidates are given the same arguments: a number fits every one of them, an array "
+        "with a value for each component those of one size alone"
+    )
 
 
 def _configuration(

@@ -77,7 +77,7 @@ class Exchange:
     def load(
         cls,
         path: Any,
-        device: str = "auto",
+        device: str | None = None,
         *,
         engine: Any = None,
         memory_limit: int | str | None = None,
@@ -98,6 +98,7 @@ class Exchange:
         ModelFileError
             If the file is truncated, altered, of a newer version or no model file.
         """
+        device = "auto" if device is None else device
         running = {"device": device, "engine": engine, "memory_limit": memory_limit}
         return persistence.load_model(cls, path, running)
 

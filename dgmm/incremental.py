@@ -104,7 +104,7 @@ def _mended(
     emptied = [left[k] for k in taken.emptied]
     if choice == "raise":
         raise EmptyComponentError(
-            f"component {emptied[0]} was left without rows by batch {taken.retained.step - 1}, and "
+            f"component {emptied[0]} was left without rows by batch {taken.retained.step}, and "
             "empty_components='raise'; larger batches or smaller steps help, or 'keep' or 'drop'"
         )
     if choice == "keep":

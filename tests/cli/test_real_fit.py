@@ -126,7 +126,8 @@ def test_a_cluster_does_not_change_a_byte(folder: Path, dgmm) -> None:
 
 def test_predict_streams_to_zarr(folder: Path, dgmm, fitted: tuple[Path, dict]) -> None:
     path, _ = fitted
-    shapes = {(): (4000,), ("--proba",): (4000, 2), ("--scores",): (4000,)}
+    shapes = {(): (4000,), ("--proba",): (4000, 2), ("--distances",): (4000, 2)}
+    shapes |= {(f"--{one}",): (4000,) for one in ("scores", "outlier-scores", "tail-probability")}
     for flags, shape in shapes.items():
         out = folder / f"out{''.join(flags)}.zarr"
         run = dgmm("predict", path, folder / "rows.zarr", "--out", out, *flags)
