@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,19 +192,25 @@ def _options(
     check_labelled(parameters[0], dataset)
     found = []
     for estimator, one in zip(estimators, parameters, strict=True):
-        try:
+        with _named(estimator, one):
             found.append(plan_maximization(estimator, one, dataset))
-        except InvalidParameterError as error:
-            raise InvalidParameterError(
-                f"select_model, candidate {one.family.name} with {one.n_components} components: "
-                f"{error}{_advice(estimator)}"
-            ) from error
     return found
 
 
+@contextmanager
+def _named(estimator: Any, one: FitParameters) -> Iterator[None]:
+    """Say which candidate an argument does not fit, and what to do about it."""
+    try:
+        yield
+    except InvalidParameterError as error:
+        raise InvalidParameterError(
+            f"select_model, candidate {one.family.name} with {one.n_components} components: "
+            f"{error}{_advice(estimator)}"
+        ) from error
+
+
 def _advice(estimator: Any) -> str:
-    """What to do about arguments that fit some candidates only: arrays, mostly."""
-    names = [name for name in vars(estimator) if name.endswith("_prior")]
+    names = [name for name in vars(estimator) if name.endswith(("_prior", "_init"))]
     given = [name for name in names if np.ndim(getattr(estimator, name)) > 0]
     if not given and not isinstance(estimator.fixed, dict):
         return ""
@@ -281,8 +288,9 @@ def _starts(
     # Families side by side, because they share the assignment of the sample.
     for restart in range(n_init):
         for i, (estimator, one) in enumerate(zip(estimators, parameters, strict=True)):
-            start = start_from(estimator, one, n_features, finders[i][restart])
-            start = check_start(start, options[i])
+            with _named(estimator, one):
+                start = start_from(estimator, one, n_features, finders[i][restart])
+                start = check_start(start, options[i])
             name = f"{one.family.name}, {one.n_components} components, restart {restart}"
             chains[i, restart] = Chain(start, level, name=name)
     return [chains[key] for key in sorted(chains)]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from distributed import Client, LocalCluster
+from numpy.testing import assert_allclose, assert_array_equal
 
 import dgmm
 from dgmm.covariance import family_names
@@ -111,6 +112,21 @@ def test_rows_held_out_are_not_fitted_to(rows, dataset, options) -> None:
         assert_allclose(one.log_likelihood, other.log_likelihood, rtol=1e-8)
 
 
+def test_a_cluster_gives_the_same_bits(rows, dataset) -> None:
+    labels = np.where(np.arange(len(rows)) % 5 == 0, (rows[:, 0] > 0).astype(int), -1)
+    options = PRIORS | {"algorithm": "sem", "empty_components": "reseed", "labels": labels}
+    here = select(dataset, ("full", "tied_diag"), **options)
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, processes=False
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        there = select(dataset, ("full", "tied_diag"), engine=dgmm.DaskEngine(client), **options)
+    assert repr(here.table.rows) == repr(there.table.rows)
+    assert_array_equal(here.best_.means_, there.best_.means_)
+
+
 def test_a_value_for_each_component_needs_one_size(rows) -> None:
     alpha = np.array([1.0, 2.0, 3.0])
     found = select(rows, ("full", "diag"), sizes=[3], weight_concentration_prior=alpha)
@@ -119,6 +135,8 @@ def test_a_value_for_each_component_needs_one_size(rows) -> None:
         InvalidParameterError, match=r"candidate full with 2 components: weight_concentration.*size"
     ):
         select(rows, ("full",), weight_concentration_prior=alpha)
+    with pytest.raises(InvalidParameterError, match=r"full with 2 components: .* see means_init"):
+        select(rows, ("full",), means_init=np.zeros((3, 3)))
     with pytest.raises(InvalidParameterError, match=r"full with 2 components: fixed.*component 2"):
         select(rows, ("full",), fixed={"means": [2]})
     with pytest.raises(InvalidParameterError, match=r"diag with 2 components: covariance_prior"):
