@@ -198,10 +198,11 @@ def test_few_enough_components_are_named(n_components, named) -> None:
         assert axes.get_legend().get_title().get_text() == "ellipses: 50%, 90%"
 
 
-def test_numbers_along_the_axes_are_whole() -> None:
-    """Not as differences from one that stands apart, however far out the rows are."""
+def test_numbers_along_the_axes_are_in_full() -> None:
+    """However far out the rows are."""
     far = dgmm.Mixture([1.0], [[1e7, -1e7]], np.ones(1), "spherical")
     for axes in (plot_components(far), plot_density(far)):
         axes.figure.canvas.draw()
         for axis in (axes.xaxis, axes.yaxis):
-            assert axis.get_major_formatter().get_offset() == ""
+            # A power of ten may stand apart, a number that all have in common may not.
+            assert axis.get_major_formatter().get_offset() in ("", "1e7")
