@@ -41,6 +41,11 @@ class Emptied:
     component: int
     action: str
 
+    def __post_init__(self) -> None:
+        whole = all(type(one) is int for one in (self.iteration, self.component))
+        if not whole or self.action not in ("reseeded", "dropped", "raised"):
+            raise ValueError(f"{self} is nothing that is done about a component")
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -178,8 +183,9 @@ class Chain:
                 "lower_bounds": tuple(known["lower_bounds"].tolist()),
                 "empty": frozenset(known["empty"]),
                 "safest": None if safest is None else Level(safest),
-                "pending": tuple(known["pending"]),
-                "emptied": tuple(Emptied(*one) for one in known["emptied"]),
+                # Checkpoints from before there was a choice have neither.
+                "pending": tuple(int(k) for k in known.get("pending", ())),
+                "emptied": tuple(Emptied(*one) for one in known.get("emptied", ())),
                 "best": None if best is None else (*best[:2], mixture_from_state(best[2])),
                 "acceleration": (
                     None if accelerated is None else AccelerationState.from_state(accelerated)

@@ -56,7 +56,7 @@ class Emptying:
             return chain
         if self.choice == "raise":
             return _given_up(chain, min(empty))
-        pending = [k for k in sorted(empty) if self._can_mend(chain, k, options)]
+        pending = [int(k) for k in sorted(empty) if self._can_mend(chain, k, options)]
         kept = {chain.original(k) for k in empty if k not in pending}
         chain = replace(chain, empty=chain.empty | kept, pending=tuple(pending))
         # What is about to change has not converged.
@@ -137,7 +137,7 @@ def _dropped(chain: Chain) -> Chain:
 def _restarted(chain: Chain, mixture: Mixture, action: str) -> Chain:
     state = chain.acceleration
     done = len(chain.lower_bounds)
-    emptied = [Emptied(done, chain.original(k), action) for k in chain.pending]
+    emptied = [Emptied(done, int(chain.original(k)), action) for k in chain.pending]
     return replace(
         chain,
         mixture=mixture,
@@ -150,5 +150,5 @@ def _restarted(chain: Chain, mixture: Mixture, action: str) -> Chain:
 def _given_up(chain: Chain, k: int) -> Chain:
     done = len(chain.lower_bounds)
     reason = f"component {k} was without rows at iteration {done}, and empty_components='raise'"
-    emptied = (*chain.emptied, Emptied(done, k, "raised"))
+    emptied = (*chain.emptied, Emptied(done, int(k), "raised"))
     return replace(chain, status="retired", reason=reason, emptied=emptied)
