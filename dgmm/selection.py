@@ -211,7 +211,7 @@ def select_model(
     Notes
     -----
     Criteria are those of the mixture that the algorithm gives, from its log-likelihood without
-    priors (Fraley and Raftery 2007, section 3, for BIC at the mode of a posterior); what is fixed
+    priors (as Fraley and Raftery 2007 do for BIC at the mode of a posterior); what is fixed
     counts for no parameter, and neither does a component that was dropped.
 
     Raises

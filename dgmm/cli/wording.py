@@ -16,8 +16,9 @@ _OTHER_NAMES = {"--seed": "random_state"}
 # Names of one word that are no words of English.
 _UNMISTAKABLE = {"tol"}
 
-# name='value', perhaps with others to choose from; name=value; name = value.
+# name='value', perhaps with others to choose from; name=[1, 2]; name=value; name = value.
 _CHOICES = r"='(?P<first>[^']*)'(?P<rest>(?:(?:,? or |, )'[^']*')*)"
+_LIST = r"=\[(?P<list>[^\]']*)\]"
 _VALUE = r"(?:=| = )(?P<value>[^\s,;:)']+)"
 
 
@@ -31,6 +32,7 @@ def in_options(text: str, command: click.Command | None) -> str:
     for name, option in _options(command):
         start = rf"(?<![\w./-])(?<!>= ){name}"
         text = re.sub(start + _CHOICES, partial(_chosen, option), text)
+        text = re.sub(start + _LIST, partial(_listed, option), text)
         text = re.sub(start + _VALUE, partial(_given, option), text)
         if "_" in name or name in _UNMISTAKABLE:
             text = re.sub(rf"{start}(?![\w/])(?!, \w+\) ->)", option, text)
@@ -40,6 +42,10 @@ def in_options(text: str, command: click.Command | None) -> str:
 def _chosen(option: str, match: re.Match[str]) -> str:
     rest = match["rest"].replace("'", "")
     return f"{option} {match['first'] or repr('')}{rest}"
+
+
+def _listed(option: str, match: re.Match[str]) -> str:
+    return f"{option} {match['list'].replace(' ', '')}"
 
 
 def _given(option: str, match: re.Match[str]) -> str:

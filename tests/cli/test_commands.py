@@ -301,6 +301,7 @@ def test_messages_name_the_options_of_their_own_command() -> None:
     [
         ("pass algorithm='em' or 'sem', at once", "pass --algorithm em or sem, at once"),
         ("pass acceleration=None: it goes", "pass no --acceleration: it goes"),
+        ("annealing=[1.0, 2.0]; it must", "--annealing 1.0,2.0; it must"),
         ("increase max_iter, tol, or check", "increase --max-iter, --tol, or check"),
         ("n_samples >= n_components but got n_components = 3, n_samples = 2",
          "n_samples >= n_components but got --n-components 3, n_samples = 2"),
