@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.conditional import Regression
 from dgmm.data.dataset import Rows
 from dgmm.density import mahalanobis, tail_probability
@@ -160,7 +161,8 @@ class AnswerPass:
         for start in range(0, rows.n_rows, size):
             good = start + np.flatnonzero(~bad[start : start + size])
             if good.size:
-                x = np.asarray(rows.x[start : start + size], dtype=np.float64)[good - start]
+                x = np.asarray(to_host(rows.x[start : start + size]), dtype=np.float64)
+                x = x[good - start]
                 with np.errstate(over="ignore", invalid="ignore"):
                     found = self.question.answer(_finite(rows, good, x))
                     values[good] = _bounded(rows, good, x, found)

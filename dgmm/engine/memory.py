@@ -16,7 +16,7 @@ from typing import Self
 
 from dgmm.data.dataset import Block
 from dgmm.errors import MemoryLimitError
-from dgmm.sizes import format_bytes as exact_bytes
+from dgmm.sizes import format_bytes as in_units
 
 __all__ = [
     "Demand",
@@ -185,10 +185,8 @@ def _too_small(items: dict[str, int], limit: int) -> str:
     least, name = sum(items.values()), max(items, key=lambda item: items[item])
     sizes = ", ".join(f"{key} {format_bytes(size)}" for key, size in items.items() if size)
     remedy = _REMEDIES.get(name)
-    # Nothing fits in so little, so its unit has been forgotten.
-    slip = f" (a number counts bytes; perhaps '{limit}MiB' was meant)" if limit < MIB else ""
     return (
-        f"memory_limit is {exact_bytes(limit)}{slip}, and one thread with one block in flight is "
+        f"memory_limit is {in_units(limit)}, and one thread with one block in flight is "
         f"projected to need {format_bytes(least)} ({sizes}); raise memory_limit to at least that"
         + (f", or {remedy}" if remedy else "")
     )

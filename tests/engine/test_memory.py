@@ -72,9 +72,8 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize(
     ("limit", "words"),
-    [(512, r"is 512 B \(a number counts bytes; perhaps '512MiB' was meant\), and"),
-     (3 * MIB // 2, "is 1.5 MiB, and")],
-)  # fmt: skip
+    [(512, "is 512 B, and"), (3 * MIB // 2, r"is 1\.5 MiB, and")],
+)
 def test_a_limit_is_shown_as_it_is(limit: int, words: str) -> None:
     with pytest.raises(MemoryLimitError, match=words):
         plan_memory(demand, 1, limit)
