@@ -294,6 +294,17 @@ def test_a_model_file_has_the_priors_of_what_is_left(tmp_path) -> None:
     assert back.means_.shape == (3, 2)
 
 
+def test_batches_go_on_from_a_fit_with_fewer_components() -> None:
+    alpha = np.array([1.5, 2.0, 2.5, 3.0])
+    found = fitted(empty_components="drop", weight_concentration_prior=alpha)
+    before = found.means_
+    found.partial_fit(X)
+    assert found.means_.shape == (3, 2)
+    assert_allclose(found.means_, before, atol=0.01)
+    # A second batch knows what was dropped, too.
+    assert found.partial_fit(X).means_.shape == (3, 2)
+
+
 @FAMILIES
 def test_batches_drop_or_raise(family) -> None:
     def batches(choice: str) -> dgmm.GaussianMixture:

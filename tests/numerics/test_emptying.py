@@ -86,8 +86,10 @@ def test_nothing_empty_is_nothing_done(choice):
     assert emptying.finished(chain) is chain
 
 
-@pytest.mark.parametrize(("choice", "status"), [("keep", "converged"), ("reseed", "running"),
-                                                ("drop", "running"), ("raise", "retired")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("choice", "status"),
+    [("keep", "converged"), ("reseed", "running"), ("drop", "running"), ("raise", "retired")],
+)
 def test_what_is_to_change_has_not_converged(choice, status):
     mixture, rows = problem("diag", 0)
     chain = Chain(mixture, Level.FLOAT64, status="converged")
