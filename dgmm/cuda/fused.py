@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.cuda.modules import TALLY_VALUES, Launch, compiled_kernel
+from dgmm.cuda.tiles import readable
 from dgmm.features import Layout
 
 __all__ = ["FusedShape", "FusedSums"]
@@ -181,9 +182,7 @@ class FusedSums:
             In float64 on the device. Rows of weight zero may hold anything.
         """
         xp, shape, size = self._xp, self._shape, self._size
-        if x.dtype.name not in _VALUES:
-            x = x.astype(np.float64)
-        x = xp.ascontiguousarray(x)
+        x = readable(xp, x)
         n_rows, blocks = int(x.shape[0]), shape.blocks(int(x.shape[0]), self._multiprocessors)
         sums, tallies = self._partial[: blocks * size], self._partial[blocks * size :]
         made = shape.definitions | {"VALUE": _VALUES[x.dtype.name]}

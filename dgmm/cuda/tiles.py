@@ -10,7 +10,15 @@ import numpy as np
 from dgmm.cuda.modules import TALLY_VALUES, Launch, compiled_kernel
 from dgmm.features import Layout
 
-__all__ = ["TileTally", "centre", "expectation", "fill_features", "load_features", "softmax"]
+__all__ = [
+    "TileTally",
+    "centre",
+    "expectation",
+    "fill_features",
+    "load_features",
+    "readable",
+    "softmax",
+]
 
 _NAMES = {"float32": "float", "float64": "double"}
 _SQUARE, _SLICES = 32, 8
@@ -60,8 +68,7 @@ def load_features(xp: Any, x: Any, origin: Any, features: Any, size: int, layout
     """
     n, d = x.shape
     shared = (d + 2) * (_SQUARE + 1) * features.dtype.itemsize
-    if x.dtype.name not in _NAMES or not x.flags.c_contiguous:
-        x = xp.ascontiguousarray(x, dtype=x.dtype if x.dtype.name in _NAMES else np.float64)
+    x = readable(xp, x)
     if shared > _MOST_SHARED:
         centre(xp, x, origin, features[layout.means])
         fill_features(xp, features, size, layout)
@@ -88,6 +95,13 @@ def fill_features(xp: Any, features: Any, size: int, layout: Layout) -> None:
     slices = min(_MOST_SLICES, max(1, size - layout.scalar))
     how = Launch((-(-n // _THREADS), slices), _THREADS)
     run(how, features, n, layout.n_features, _pairs(xp, layout), size)
+
+
+def readable(xp: Any, x: Any) -> Any:
+    """The rows as kernels read them: without gaps, in float32 or float64, which lose nothing."""
+    if x.dtype.name in _NAMES:
+        return xp.ascontiguousarray(x)
+    return x.astype(np.float32 if x.dtype.name == "float16" else np.float64, order="C")
 
 
 class TileTally:

@@ -100,12 +100,3 @@ class EmulatedCupy:
 
     def __getattr__(self, name):
         return getattr(np, name)
-
-
-@pytest.fixture
-def emulated(monkeypatch):
-    """CuPy's namespace, with kernels that run on this host."""
-    monkeypatch.setattr(modules, "load_module", emulated_module)
-    modules._module.cache_clear()
-    yield EmulatedCupy()
-    modules._module.cache_clear()

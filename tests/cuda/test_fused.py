@@ -10,7 +10,6 @@ from dgmm.cuda import modules
 from dgmm.cuda.fused import FusedShape, FusedSums
 from dgmm.features import Layout, fill_features
 from tests.cuda.emulator import Device, emulated_module, needs_compiler
-from tests.cuda.emulator import emulated as emulated
 
 pytestmark = needs_compiler
 
