@@ -16,13 +16,15 @@ import numpy as np
 from dgmm.arrays import to_host
 from dgmm.backend import Backend, backend_of
 from dgmm.data.dataset import Rows
+from dgmm.devices import is_device_array
 from dgmm.errors import InvalidDataError
 from dgmm.features import Layout
-from dgmm.frame import Frame
+from dgmm.fused import evaluate_fused, fused_workspace, fusible
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
 from dgmm.mixture import Mixture
 from dgmm.posterior import Expectation, PosteriorPolicy
+from dgmm.scalars import bad_row, scalars_for
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
 __all__ = ["BatchPass", "RowPass", "plan_batch"]
@@ -159,9 +161,22 @@ class BatchPass:
         """Places in the batch of the mixtures that are evaluated, in the order of their results."""
         return sorted(member.index for kernel in self.kernels for member in kernel.members)
 
+    def on(self, device: str) -> BatchPass:
+        """The same task on a device."""
+        return replace(self, device=device)
+
     def workspace(self) -> list[Any]:
         backend = backend_of(self.device)
-        return [kernel.workspace(backend) for kernel in self.kernels]
+        return [self._workspace_of(kernel, backend) for kernel in self.kernels]
+
+    def _workspace_of(self, kernel: Kernel, backend: Backend) -> Any:
+        policies = [self._policy_of(member) for member in kernel.members]
+        if fusible(kernel, policies, backend) and isinstance(kernel, FeatureKernel):
+            return fused_workspace(kernel, backend)
+        return kernel.workspace(backend)
+
+    def _policy_of(self, member: Member) -> PosteriorPolicy:
+        return self.policies[member.index] if self.policies else self.policy
 
     def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
         backend = backend_of(self.device)
@@ -175,19 +190,17 @@ class BatchPass:
     def _evaluate_kernel(
         self, kernel: Kernel, rows: Rows, ws: Any, backend: Backend
     ) -> Iterator[tuple[Member, SufficientStatistics]]:
+        if isinstance(ws, dict) and isinstance(kernel, FeatureKernel):
+            yield from evaluate_fused(kernel, rows, ws, backend)
+            return
         sums = kernel.zeros(backend.xp)
-        scalars = [_Scalars() for _ in kernel.members]
+        scalars = [scalars_for(backend) for _ in kernel.members]
         for tile in _counted_tiles(rows, kernel.tile_rows(backend)):
             with np.errstate(all="ignore"):
                 joints = kernel.log_joint(tile.x, ws, backend)
             weight = None if tile.weight is None else backend.xp.asarray(tile.weight)
             for joint, member, scalar in zip(joints, kernel.members, scalars, strict=True):
-                policy = self.policies[member.index] if self.policies else self.policy
-                with np.errstate(all="ignore"):
-                    posterior = policy(joint, tile, backend)
-                scalar.add(posterior.log_density, posterior.log_assignment, weight, tile)
-                if weight is not None:
-                    backend.xp.multiply(joint, weight, out=joint)
+                scalar.take(joint, self._policy_of(member), weight, tile)
             kernel.accumulate(joints, sums, ws, backend)
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
             yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
@@ -222,41 +235,6 @@ class BatchPass:
                     shift += _tied_quadratic(mixture, total)
                 done[member.index] = replace(one, log_likelihood=one.log_likelihood + shift)
         return BatchStatistics(tuple(done))
-
-
-@dataclass
-class _Scalars:
-    """Running sums of one mixture over the tiles of a part, as its kernel gives them."""
-
-    log_likelihood: float = 0.0
-    log_assignment: float = 0.0
-    weight: float = 0.0
-    n_rows: int = 0
-    peak: float = -np.inf
-
-    def add(self, log_density: Any, log_assignment: Any, weight: Any, tile: Rows) -> None:
-        peak = float(log_density.max())
-        if weight is not None:
-            log_density, log_assignment = log_density * weight, log_assignment * weight
-        total = float(log_density.sum(dtype=np.float64))
-        if not np.isfinite(total):
-            raise _bad_row(tile, log_density)
-        self.log_likelihood += total
-        self.log_assignment += float(log_assignment.sum(dtype=np.float64))
-        self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
-        self.n_rows += tile.n_rows
-        self.peak = max(self.peak, peak)
-
-    def statistics(self, moments: Array, frame: Frame, log_offset: float) -> SufficientStatistics:
-        return SufficientStatistics(
-            moments=moments,
-            frame=frame,
-            log_likelihood=self.log_likelihood + self.weight * log_offset,
-            weight=self.weight,
-            n_rows=self.n_rows,
-            peak=self.peak + log_offset,
-            log_assignment=self.log_assignment,
-        )
 
 
 def _rounding(
@@ -332,6 +310,10 @@ class RowPass:
     def value_dtype(self) -> np.dtype[Any]:
         return np.dtype("int64" if self.output == "labels" else self.dtype)
 
+    def on(self, device: str) -> RowPass:
+        """The same task on a device."""
+        return replace(self, device=device)
+
     def workspace(self) -> Any:
         return self.kernel.workspace(backend_of(self.device))
 
@@ -375,7 +357,7 @@ class RowPass:
             labels = joint.argmax(axis=0) if self.output == "labels" else None
             posterior = Expectation()(joint, tile, backend)
         if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
-            raise _bad_row(tile, posterior.log_density)
+            raise bad_row(tile, _first_bad(posterior.log_density))
         if labels is not None:
             return labels
         if self.value_shape:
@@ -387,11 +369,17 @@ def _without_bad(rows: Rows) -> Rows:
     """The rows, with the values of another in the place of each bad one."""
     good = np.where(rows.bad, 0, np.arange(rows.n_rows))
     source = np.maximum(np.maximum.accumulate(good), int(np.argmin(rows.bad)))
-    return Rows(np.asarray(rows.x)[source], rows.first_row)
+    return Rows(rows.x[source], rows.first_row)
 
 
 def _on_device(x: Any, backend: Backend) -> Any:
-    return x if backend.xp is np else backend.xp.asarray(x)
+    if backend.xp is np:
+        return to_host(x) if is_device_array(x) else x
+    return backend.xp.asarray(x)
+
+
+def _first_bad(log_density: Any) -> int:
+    return int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
 
 
 def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
@@ -404,20 +392,3 @@ def _counted_tiles(rows: Rows, size: int) -> Iterator[Rows]:
         counted = tile.counted()
         if counted.n_rows:
             yield counted
-
-
-def _bad_row(tile: Rows, log_density: Any) -> InvalidDataError:
-    """The error for a tile whose densities are not finite, naming its first bad row."""
-    row = int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
-    values = np.asarray(to_host(tile.x[row]), dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    where = f"row {tile.position(row)}"
-    if bad.size:
-        return InvalidDataError(
-            f"Input contains NaN or infinity: {where}, feature {bad[0]} is {values[bad[0]]}; "
-            "remove or impute such rows"
-        )
-    return InvalidDataError(
-        f"{where} has no finite log density under the mixture; its largest value is "
-        f"{values[np.argmax(np.abs(values))]:g}: rescale the data or pass dtype='float64'"
-    )
