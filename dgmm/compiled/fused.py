@@ -1,5 +1,4 @@
-"""A whole E-step as one loop: features, both products and the softmax of a few hundred rows at a
-time, which never leave the first caches.
+"""A whole E-step as one loop over runs of a few hundred rows, which never leave the first caches.
 
 Where components and features are few, array calls spend more on being called, and on waiting for
 the interpreter's lock, than on arithmetic. The arithmetic here is that of
@@ -34,11 +33,12 @@ Array = np.ndarray[Any, Any]
 # beyond its arithmetic, longer ones to the cache.
 _RUN = 256
 
-# Features and responsibilities of a run have to stay in the second cache.
-_MOST_BYTES = 640 * 2**10
+# Features and responsibilities of a run have to stay near the second cache.
+_MOST_BYTES = 1280 * 2**10
 
-# Components from which on BLAS, which shares a loaded feature among more of them, is as fast.
-_MOST_COMPONENTS = 64
+# BLAS, which shares a loaded feature among more components, is as fast from 64 on with AVX-512 and
+# from about 32 on without.
+_MOST_COMPONENTS = 32
 
 
 class FusedStep:
@@ -54,10 +54,18 @@ class FusedStep:
         Of the frame.
     whitening : array of shape (n_features, n_features), optional
         Applied to centred rows, in float64.
+    most_rows : int, default=16384
+        Of a call of :meth:`add`.
     """
 
     def __init__(
-        self, theta: Array, sizes: Sequence[int], origin: Array, whitening: Array | None = None
+        self,
+        theta: Array,
+        sizes: Sequence[int],
+        origin: Array,
+        whitening: Array | None = None,
+        *,
+        most_rows: int = 16384,
     ) -> None:
         n_features, dtype = len(origin), theta.dtype
         layout = Layout(n_features)
@@ -78,6 +86,8 @@ class FusedStep:
         self._joint = np.zeros((self._theta.shape[0], _RUN), dtype)
         self._largest = np.zeros((2, _RUN), dtype)
         self._sums = np.zeros(self._theta.shape)
+        # Kept, because large arrays cost a page fault for every 4 KiB whenever they are made anew.
+        self._found = np.empty((2, len(sizes), most_rows), dtype)
 
     @staticmethod
     def fits(n_stacked: int, n_coefficients: int, itemsize: int) -> bool:
@@ -112,20 +122,20 @@ class FusedStep:
         Returns
         -------
         top, total : arrays of shape (n_mixtures, n_rows)
-            As of :meth:`dgmm.backend.Backend.softmax`, for each mixture.
+            As of :meth:`dgmm.backend.Backend.softmax`, for each mixture. The next call writes them
+            over.
         """
         is_white = bool(self._whitening.size)
         narrow = self._dtype == x.dtype.name == "float32" and not is_white
         origin = self._origin.astype(np.float32 if narrow else np.float64)
         weights = np.empty(0) if weight is None else weight
-        found = np.empty((2, len(self._bounds) - 1, x.shape[0]), self._dtype)
         step = _step(x.dtype.name, self._dtype, is_white, self._has_norm)
         step(
             x, weights.astype(self._dtype), origin, self._whitening, self._theta, self._bounds,
             *self._factors, self._whitened, self._features, self._joint, self._largest,
-            self._sums, found,
+            self._sums, self._found,
         )  # fmt: skip
-        return found[0], found[1]
+        return self._found[0, :, : x.shape[0]], self._found[1, :, : x.shape[0]]
 
 
 @cache
