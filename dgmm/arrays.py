@@ -20,9 +20,9 @@ __all__ = ["COMPILED", "namespace", "resolve_device", "tile_rows", "to_host"]
 # NumPy with compiled loops.
 COMPILED = "cpu-compiled"
 
-# Responsibilities of a pass from which compiling, some 2 s in each process, is repaid within the
-# iterations of a usual fit: a loop saves 6 to 9 ns of each.
-_WORTH_COMPILING = 2**23
+# Responsibilities of a pass from which compiling, some 4 s in each process, is repaid within the
+# iterations of a usual fit: a loop saves 2 to 9 ns of each.
+_WORTH_COMPILING = 2**24
 
 # Bytes of one tile's features and responsibilities. Measured on two cores sharing 32 MiB of L3:
 # smaller tiles lose to the interpreter's overhead, of which compiled loops have less, larger ones

@@ -1,4 +1,4 @@
-"""The step that is one compiled loop gives what tiles of array calls give, and leaves them the rest."""
+"""The step that is one compiled loop gives what tiles of array calls give."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ def test_what_is_not_a_posterior_or_too_large_goes_by_tiles():
     many = random_mixture(np.random.default_rng(0), "diag", 40, 2)
     mixed = [random_mixture(np.random.default_rng(0), name, 2, 2) for name in ("full", "diag")]
 
-    def fused(mixtures, level=Level.FLOAT64, policy=Expectation(), device=COMPILED):
+    def fused(mixtures, level=Level.FLOAT64, policy=None, device=COMPILED):
         kernels = plan_batch(mixtures, [level] * len(mixtures), frames_around(mixtures[0]))
-        task = BatchPass(kernels, policy, device)
+        task = BatchPass(kernels, policy or Expectation(), device)
         return [isinstance(one, Fused) for one in task.workspace()]
 
     assert fused([mixture]) == [True]
