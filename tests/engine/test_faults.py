@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from distributed import CancelledError, Client
 
 import dgmm
 from dgmm.data.dataset import Rows
-from dgmm.engine import dask_local
+from dgmm.engine import dask_local, dask_session
 from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_attempts import IN_ALL, UNEXPLAINED, Attempts
 from dgmm.engine.dask_cluster import TasksKilledError
@@ -32,7 +33,7 @@ from dgmm.errors import (
     StalledError,
 )
 from dgmm.testing.toys import ToyTask, Trace, serial_oracle, toy
-from tests.chaos.clusters import eventually, local, send
+from tests.chaos.clusters import eventually, local, send, worker_pids
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +209,53 @@ def test_no_workers_is_typed() -> None:
             DaskEngine(client, no_workers_timeout=0.2).session(toy())
     with pytest.raises(SchedulerLostError, match="make a new one"):
         DaskEngine(client).session(toy())
+
+
+@dataclass(frozen=True)
+class LoggingTask(WaitingTask):
+    """Leaves a file for each part that it evaluates."""
+
+    folder: str = ""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Trace:
+        Path(self.folder, f"{rows.first_row}-{uuid4().hex}").touch()
+        return super().evaluate(rows, workspace)
+
+
+def test_nodes_that_have_arrived_outlive_all_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Attempts] = []
+
+    class Seen(Attempts):
+        def __init__(self) -> None:
+            super().__init__()
+            passes.append(self)
+
+    monkeypatch.setattr(dask_session, "Attempts", Seen)
+    dataset, until, log = toy((9, 9, 9, 9)), tmp_path / "until", tmp_path / "log"
+    log.mkdir()
+    task = LoggingTask(row=21, until=str(until), folder=str(log))
+    arrived: set[int] = set()
+
+    def kill(cluster: Any) -> None:
+        eventually(lambda: passes and passes[0].results, "a first node")
+        arrived.update(passes[0].results)
+        for pid in worker_pids(cluster):
+            send(pid, signal.SIGKILL)
+        until.touch()
+
+    with local(2) as client, DaskEngine(client).session(dataset) as session:
+        thread = Thread(target=kill, args=(client.cluster,), daemon=True)
+        thread.start()
+        assert session.run(task).total == serial_oracle(dataset, ToyTask()).total
+        thread.join(120)
+    # Four blocks are four ranges, whose nodes the driver merges by itself.
+    assert arrived
+    assert 2 not in arrived
+    for block in arrived:
+        for row in range(9 * block, 9 * block + 9, 3):
+            assert len(list(log.glob(f"{row}-*"))) == 1
 
 
 def test_a_client_that_connects_again_goes_on(client: Client, tmp_path: Path) -> None:
