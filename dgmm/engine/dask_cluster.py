@@ -234,7 +234,8 @@ class Cluster:
                 return
             found.update(zip(done, values, strict=True))
             for place in done:
-                del left[place]
+                # Still wanted, it would be made again when its worker dies.
+                left.pop(place).release()
 
         while left:
             self.finish(graph, list(left.values()), workers, fetch)
