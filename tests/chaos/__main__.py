@@ -21,7 +21,7 @@ def run(folder: Path, seed: int, *, brief: bool = False) -> dict[str, dict[str, 
         "sigkill": lambda: scenarios.signals(
             folder,
             iterations=20 if brief else 200,
-            n_rows=large if brief else 400_000,
+            n_rows=large if brief else 1_600_000,
             mean=2.0,
             seed=seed,
         ),
