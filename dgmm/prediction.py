@@ -18,6 +18,7 @@ from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
 from dgmm.mixture import Mixture, frame_of
 from dgmm.parameters import check_parameters
+from dgmm.portable import portable_errors
 
 __all__ = ["Evaluation", "evaluate", "log_likelihood", "predict_rows"]
 
@@ -171,11 +172,13 @@ def _lazy(task: RowPass, dataset: Dataset) -> Any:
     )
 
 
+@portable_errors()
 def _evaluate_block(block: Block, task: RowPass) -> Array:
     with single_threaded_blas():
         return task.evaluate(block.read(), task.workspace())
 
 
+@portable_errors()
 def _evaluate_chunk(x: Array, task: RowPass, block_info: Any = None) -> Array:
     first_row = block_info[0]["array-location"][0][0] if block_info else 0
     with single_threaded_blas():

@@ -19,6 +19,7 @@ from dask.optimization import cull
 from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
 from dgmm.data.planning import check_two_dimensional, joined_ranges
 from dgmm.errors import DgmmError, InvalidDataError, SourceError
+from dgmm.portable import portable_errors
 
 __all__ = ["DaskBlock", "open_dask", "to_dask"]
 
@@ -175,6 +176,7 @@ def to_dask(
     return da.Array(layers, name, (sizes, *((n,) for n in shape)), meta=meta)
 
 
+@portable_errors()
 def _rows(block: Block) -> Any:
     return block.read().x
 

@@ -82,7 +82,9 @@ class ZarrHandle:
     @property
     def in_memory(self) -> bool:
         """True if the store lives in this process alone."""
-        return self.given is not None and isinstance(self.given.store, MemoryStore)
+        if self.given is not None and isinstance(self.given.store, MemoryStore):
+            return True
+        return self.location.url.rsplit("::", 1)[-1].startswith("memory://")
 
     @property
     def array(self) -> Any:
