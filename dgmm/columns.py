@@ -43,7 +43,7 @@ def check_columns(estimator: Any, dataset: Dataset) -> None:
     if dataset.n_features != estimator.n_features_in_:
         raise InvalidDataError(
             f"X has {dataset.n_features} features, but {name} is expecting "
-            f"{estimator.n_features_in_} features as input"
+            f"{estimator.n_features_in_} features as input; pass the columns that it was fitted to"
         )
     if found is not None and expected is None:
         warn_user(f"X has feature names, but {name} was fitted without feature names", UserWarning)

@@ -96,7 +96,7 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         }
         | constraint_facts,
         "fit": {
-            "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
+            "rows": _rows_fitted(estimator),
             "converged": bool(estimator.converged_),
             "n_iter": int(estimator.n_iter_),
             # −inf (no iteration) is not JSON.
@@ -162,9 +162,18 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     estimator.n_iter_ = int(fit["n_iter"])
     estimator.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])
     estimator.lower_bounds_ = [float(bound) for bound in fit["lower_bounds"]]
+    rows = fit.get("rows")
+    estimator._rows_fitted = None if rows is None else int(rows)
     estimator.n_features_in_ = mixture.n_features
     if mixture.feature_names is not None:
         estimator.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
+
+
+def _rows_fitted(estimator: Any) -> int | None:
+    """Rows of the fit that the mixture comes from, here or in the file that it was loaded from."""
+    if hasattr(estimator, "record_"):
+        return int(estimator.record_.rows)
+    return getattr(estimator, "_rows_fitted", None)
 
 
 def _finite_or_none(value: float) -> float | None:

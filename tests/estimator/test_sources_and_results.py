@@ -120,6 +120,9 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, model: dgmm.GaussianMix
     assert loaded.n_iter_ == model.n_iter_
     assert loaded.get_params()["tol"] == model.tol
     loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    loaded.partial_fit(X)
+    assert loaded.state_dict()["fit"]["rows"] is None
 
 
 def test_a_saved_model_computes_in_the_dtype_it_was_fitted_with(tmp_path: Path) -> None:
