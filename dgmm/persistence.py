@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import resolve_device
 from dgmm.constraints import check_fixed, restored_constraints, saved_constraints
 from dgmm.covariance import family_of
 from dgmm.density import check_covariances
@@ -114,7 +115,11 @@ def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
     ------
     ModelFileError
         If the file is damaged, or its contents are no Gaussian mixture.
+    InvalidParameterError
+        If there is no such device.
     """
+    if device is not None:
+        resolve_device(device)
     tensors, facts = read_model(path)
     try:
         mixture = _mixture(tensors, facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,21 @@ def test_a_constant_column_without_a_floor_retires_every_restart() -> None:
     ) as caught:
         dgmm.GaussianMixture(2, reg_covar=0.0, n_init=3, random_state=0).fit(x)
     assert "restart 2" in str(caught.value)
+
+
+def test_a_restart_that_collapses_is_retired_and_reported() -> None:
+    rng = np.random.default_rng(0)
+    clouds = [rng.normal(centre, 1.0, (300, 2)) for centre in (0, 5)]
+    x = np.concatenate([*clouds, np.full((4, 2), 30.0)])
+    model = dgmm.GaussianMixture(
+        2, reg_covar=0.0, n_init=8, init_params="random_from_data", random_state=1
+    ).fit(x)
+    retired = [i for i, one in enumerate(model.record_.restarts) if one.status == "retired"]
+    assert 0 < len(retired) < 8
+    for number in retired:
+        pattern = rf"restart {number} retired: component \d \(weight 0\.0066\d\) collapsed"
+        assert any(re.match(pattern, note) for note in model.record_.notes)
+    assert np.all(np.linalg.eigvalsh(model.covariances_) > 0.1)
 
 
 def test_a_missing_chunk_is_not_the_fill_value(tmp_path: Path) -> None:
