@@ -68,6 +68,27 @@ class TestMissing:
         array[70:] = self.values[70:95]
         self.check(tmp_path / "x", block_bytes, r"chunk \(6, 0\) in shard c/1/0 of block rows")
 
+    @pytest.mark.parametrize("place", ["start", "end"])
+    def test_chunk_in_a_shard_on_a_server_that_knows_no_ranges(self, tmp_path, monkeypatch, place):
+        array = zarr.create_array(
+            tmp_path / "x",
+            shape=(100, 4),
+            dtype="f8",
+            chunks=(10, 4),
+            shards={"shape": (50, 4), "index_location": place},
+        )
+        array[:60] = self.values[:60]
+        array[70:] = self.values[70:]
+        get = zarr.storage.LocalStore.get
+
+        async def whole(store, key, prototype, byte_range=None):
+            return await get(store, key, prototype)
+
+        monkeypatch.setattr(zarr.storage.LocalStore, "get", whole)
+        self.check(tmp_path / "x", 10**6, r"chunk \(6, 0\) in shard c/1/0 of block rows")
+        array[60:70] = self.values[60:70]
+        np.testing.assert_array_equal(read_all(open_dataset(tmp_path / "x")), self.values)
+
     def test_edge_shards_are_whole(self, tmp_path):
         write(tmp_path / "x", self.values[:41], chunks=(10, 3), shards=(40, 6))
         np.testing.assert_array_equal(read_all(open_dataset(tmp_path / "x")), self.values[:41])
