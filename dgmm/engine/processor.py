@@ -38,7 +38,7 @@ def _described(pools: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _loops() -> str:
     """NumPy's extensions of the instruction set beyond its baseline."""
-    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", ())
+    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", ())
     return " ".join(found) or "baseline"
 
 
