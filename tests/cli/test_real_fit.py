@@ -314,26 +314,6 @@ def test_impossible_options_are_usage(folder: Path, dgmm, options: tuple[str, ..
     assert not (folder / "no").exists()
 
 
-@pytest.mark.parametrize("bad", ["nan", "text", "complex", "one-dimensional", "too few", "group"])
-def test_bad_data_is_65(tmp_path: Path, dgmm, bad: str) -> None:
-    arrays = {
-        "nan": np.where(np.arange(40.0).reshape(20, 2) == 31, np.nan, 1.0),
-        "text": np.array([["a", "b"]] * 5),
-        "complex": np.ones((5, 2), complex),
-        "one-dimensional": np.ones(5),
-        "too few": np.arange(2.0).reshape(1, 2),
-    }
-    path = tmp_path / ("rows.zarr" if bad == "group" else "rows.npy")
-    if bad == "group":
-        zarr.open_group(path, mode="w")
-    else:
-        np.save(path, arrays[bad])
-    run = dgmm("fit", path, "-k", 2, "--out", tmp_path / "no", "-q")
-    assert run.code == 65, run.err
-    if bad == "nan":
-        assert "row 15" in run.err
-
-
 def test_a_report_can_be_asked_for(folder: Path, dgmm) -> None:
     page = folder / "report.html"
     options = ("--out", folder / "reported", "--report", page, "-q")
