@@ -23,7 +23,7 @@ def saved(x: Any) -> Callable[[Path], Path]:
     return save
 
 
-def stored(folder: Path, written: int = len(X)) -> Path:
+def stored(folder: Path) -> Path:
     array = zarr.create_array(
         str(folder / "rows.zarr"),
         shape=X.shape,
@@ -31,8 +31,14 @@ def stored(folder: Path, written: int = len(X)) -> Path:
         dtype="f8",
         compressors=[zarr.codecs.Crc32cCodec()],
     )
-    array[:written] = X[:written]
+    array[:] = X
     return folder / "rows.zarr"
+
+
+def sparse(folder: Path) -> Path:
+    path = stored(folder)
+    (path / "c" / "2" / "0").unlink()
+    return path
 
 
 def with_value(value: float) -> np.ndarray:
@@ -77,7 +83,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "without columns": (saved(X[:, :0]), "0 feature(s)"),
     "too few rows": (saved(X[:2]), "n_samples = 2"),
     "huge": (saved(X * 1e200), "rescale"),
-    "a missing chunk": (lambda folder: stored(folder, 100), "chunk c/2/0"),
+    "a missing chunk": (sparse, "chunk c/2/0"),
     "a damaged chunk": (damaged, "damaged in c/3/0 (rows 150 to 199)"),
     "a truncated file": (truncated, "truncated"),
     "a group": (group, "is a Zarr group, not an array; arrays in it: rows"),
@@ -116,7 +122,7 @@ def test_other_numbers_are_accepted(good: str, tmp_path: Path, dgmm: Any) -> Non
 
 def test_a_sparse_store_is_filled_where_one_says_so(tmp_path: Path, dgmm: Any) -> None:
     fill = ("--on-missing-chunk", "fill", "--init-params", "random_from_data")
-    run = dgmm("fit", stored(tmp_path, 100), "-k", 1, "--out", tmp_path / "m", "-q", *fill)
+    run = dgmm("fit", sparse(tmp_path), "-k", 1, "--out", tmp_path / "m", "-q", *fill)
     assert (run.code, run.record["rows"]) == (0, 300)
 
 
