@@ -20,15 +20,20 @@ __all__ = ["COMPILED", "namespace", "resolve_device", "tile_rows", "to_host"]
 # NumPy with compiled loops.
 COMPILED = "cpu-compiled"
 
-# Responsibilities of a pass from which compiling, some 2 s in each process, is repaid within the
-# iterations of a usual fit: a loop saves 6 to 9 ns of each.
-_WORTH_COMPILING = 2**23
+# Responsibilities of a pass from which compiling, some 4 s in each process, is repaid within the
+# iterations of a usual fit: a loop saves 2 to 9 ns of each.
+_WORTH_COMPILING = 2**24
 
 # Bytes of one tile's features and responsibilities. Measured on two cores sharing 32 MiB of L3:
 # smaller tiles lose to the interpreter's overhead, of which compiled loops have less, larger ones
 # to the cache.
-_TILE_BYTES = {"numpy": 6 * 2**20, "numba": 3 * 2**20, "cupy": 24 * 2**20}
-_TILE_ROWS = {"numpy": (256, 8192), "numba": (256, 8192), "cupy": (4096, 262144)}
+_TILE_BYTES = {"numpy": 6 * 2**20, "numba": 3 * 2**20, "fused": 3 * 2**20, "cupy": 24 * 2**20}
+_TILE_ROWS = {
+    "numpy": (256, 8192),
+    "numba": (256, 8192),
+    "fused": (1024, 8192),
+    "cupy": (4096, 262144),
+}
 
 
 def namespace(device: str) -> ModuleType:
@@ -109,7 +114,8 @@ def tile_rows(values_per_row: int, itemsize: int, library: str) -> int:
     Parameters
     ----------
     values_per_row, itemsize : int
-    library : {"numpy", "numba", "cupy"}
+    library : {"numpy", "numba", "fused", "cupy"}
+        ``"fused"`` is a compiled loop that holds a few numbers a row.
     """
     least, most = _TILE_ROWS[library]
     rows = _TILE_BYTES[library] // max(1, values_per_row * itemsize)

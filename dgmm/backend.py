@@ -18,9 +18,10 @@ from threadpoolctl import threadpool_info
 
 from dgmm import compiled
 from dgmm.arrays import COMPILED, namespace, tile_rows
+from dgmm.cuda import tiles
 from dgmm.features import Layout, fill_features
 
-__all__ = ["Backend", "CompiledBackend", "backend_of"]
+__all__ = ["Backend", "CompiledBackend", "CudaBackend", "backend_of"]
 
 _COMPILED = ("float32", "float64")
 
@@ -100,6 +101,11 @@ class Backend:
         """Complete a tile as :func:`dgmm.features.fill_features` does."""
         fill_features(features, size, layout, self.xp)
 
+    def load_features(self, x: Any, origin: Any, features: Any, size: int, layout: Layout) -> None:
+        """Features of the rows x about an origin, but for the constant, which is in its place."""
+        self.centre(x, origin, features[layout.means])
+        self.fill_features(features, size, layout)
+
 
 class CompiledBackend(Backend):
     """NumPy, with loops that numba compiled (:mod:`dgmm.compiled`)."""
@@ -136,6 +142,24 @@ class CompiledBackend(Backend):
         fill(features[layout.means], rows, columns, norm, products)
 
 
+class CudaBackend(Backend):
+    """CuPy, with kernels of our own for what is not a product of matrices (:mod:`dgmm.cuda`)."""
+
+    def prefers_transposed(self, n_stacked: int, dtype: str) -> bool:
+        return False
+
+    def softmax(self, log_joint: Any) -> tuple[Any, Any]:
+        if not log_joint.flags.c_contiguous:
+            return super().softmax(log_joint)
+        return tiles.softmax(self.xp, log_joint)
+
+    def fill_features(self, features: Any, size: int, layout: Layout) -> None:
+        tiles.fill_features(self.xp, features, size, layout)
+
+    def load_features(self, x: Any, origin: Any, features: Any, size: int, layout: Layout) -> None:
+        tiles.load_features(self.xp, x, origin, features, size, layout)
+
+
 @cache
 def _has_wide_kernels() -> bool:
     return any(one.get("architecture") in _WIDE for one in threadpool_info())
@@ -160,7 +184,8 @@ def backend_of(device: str) -> Backend:
     MissingDependencyError
         If CuPy or numba is needed and not installed here.
     """
-    if device != COMPILED:
-        return Backend(namespace(device))
-    compiled.require()
-    return CompiledBackend(np)
+    if device == COMPILED:
+        compiled.require()
+        return CompiledBackend(np)
+    xp = namespace(device)
+    return Backend(xp) if xp is np else CudaBackend(xp)

@@ -16,13 +16,15 @@ import numpy as np
 from dgmm.arrays import to_host
 from dgmm.backend import Backend, backend_of
 from dgmm.data.dataset import Rows
+from dgmm.devices import is_device_array
 from dgmm.errors import InvalidDataError
 from dgmm.features import Layout
-from dgmm.frame import Frame
+from dgmm.fused import Fused, fused_bytes, fused_workspace
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
 from dgmm.mixture import Mixture
 from dgmm.posterior import Expectation, PosteriorPolicy
+from dgmm.scalars import bad_row, scalars_for
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
 __all__ = ["BatchPass", "RowPass", "plan_batch"]
@@ -115,7 +117,10 @@ class BatchPass:
     @property
     def workspace_bytes(self) -> int:
         backend = backend_of(self.device)
-        own = sum(kernel.workspace_bytes(backend) for kernel in self.kernels)
+        own = sum(
+            max(kernel.workspace_bytes(backend), fused_bytes(kernel, backend))
+            for kernel in self.kernels
+        )
         # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
         copies = (
             8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6) for kernel in self.kernels
@@ -159,9 +164,22 @@ class BatchPass:
         """Places in the batch of the mixtures that are evaluated, in the order of their results."""
         return sorted(member.index for kernel in self.kernels for member in kernel.members)
 
+    def on(self, device: str) -> BatchPass:
+        """The same task on a device."""
+        return replace(self, device=device)
+
     def workspace(self) -> list[Any]:
         backend = backend_of(self.device)
-        return [kernel.workspace(backend) for kernel in self.kernels]
+        return [self._workspace_of(kernel, backend) for kernel in self.kernels]
+
+    def _workspace_of(self, kernel: Kernel, backend: Backend) -> Any:
+        fused = fused_workspace(kernel, self._policies_of(kernel), backend)
+        return kernel.workspace(backend) if fused is None else fused
+
+    def _policies_of(self, kernel: Kernel) -> list[PosteriorPolicy]:
+        return [
+            self.policies[one.index] if self.policies else self.policy for one in kernel.members
+        ]
 
     def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
         backend = backend_of(self.device)
@@ -175,19 +193,18 @@ class BatchPass:
     def _evaluate_kernel(
         self, kernel: Kernel, rows: Rows, ws: Any, backend: Backend
     ) -> Iterator[tuple[Member, SufficientStatistics]]:
+        if isinstance(ws, Fused):
+            yield from ws.evaluate(rows)
+            return
+        policies = self._policies_of(kernel)
         sums = kernel.zeros(backend.xp)
-        scalars = [_Scalars() for _ in kernel.members]
-        for tile in _counted_tiles(rows, kernel.tile_rows(backend)):
+        scalars = [scalars_for(backend) for _ in kernel.members]
+        for tile in rows.counted_tiles(kernel.tile_rows(backend)):
             with np.errstate(all="ignore"):
                 joints = kernel.log_joint(tile.x, ws, backend)
             weight = None if tile.weight is None else backend.xp.asarray(tile.weight)
-            for joint, member, scalar in zip(joints, kernel.members, scalars, strict=True):
-                policy = self.policies[member.index] if self.policies else self.policy
-                with np.errstate(all="ignore"):
-                    posterior = policy(joint, tile, backend)
-                scalar.add(posterior.log_density, posterior.log_assignment, weight, tile)
-                if weight is not None:
-                    backend.xp.multiply(joint, weight, out=joint)
+            for joint, policy, scalar in zip(joints, policies, scalars, strict=True):
+                scalar.take(joint, policy, weight, tile)
             kernel.accumulate(joints, sums, ws, backend)
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
             yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
@@ -224,41 +241,6 @@ class BatchPass:
         return BatchStatistics(tuple(done))
 
 
-@dataclass
-class _Scalars:
-    """Running sums of one mixture over the tiles of a part, as its kernel gives them."""
-
-    log_likelihood: float = 0.0
-    log_assignment: float = 0.0
-    weight: float = 0.0
-    n_rows: int = 0
-    peak: float = -np.inf
-
-    def add(self, log_density: Any, log_assignment: Any, weight: Any, tile: Rows) -> None:
-        peak = float(log_density.max())
-        if weight is not None:
-            log_density, log_assignment = log_density * weight, log_assignment * weight
-        total = float(log_density.sum(dtype=np.float64))
-        if not np.isfinite(total):
-            raise _bad_row(tile, log_density)
-        self.log_likelihood += total
-        self.log_assignment += float(log_assignment.sum(dtype=np.float64))
-        self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
-        self.n_rows += tile.n_rows
-        self.peak = max(self.peak, peak)
-
-    def statistics(self, moments: Array, frame: Frame, log_offset: float) -> SufficientStatistics:
-        return SufficientStatistics(
-            moments=moments,
-            frame=frame,
-            log_likelihood=self.log_likelihood + self.weight * log_offset,
-            weight=self.weight,
-            n_rows=self.n_rows,
-            peak=self.peak + log_offset,
-            log_assignment=self.log_assignment,
-        )
-
-
 def _rounding(
     kernel: Kernel, position: int, mixture: Mixture, statistics: SufficientStatistics
 ) -> float:
@@ -286,8 +268,8 @@ class RowPass:
     ----------
     kernel : Kernel
         With one member, quadratic term included.
-    output : {"log_density", "responsibilities", "labels"}
-        Shapes (n,), (n, n_components), (n,).
+    output : {"log_density", "outlier_score", "responsibilities", "labels"}
+        Shapes (n,), (n,), (n, n_components), (n,); the second is minus the first.
     dtype : str
         Of the values; labels are int64 whatever it says.
     device : str, default="cpu"
@@ -332,6 +314,10 @@ class RowPass:
     def value_dtype(self) -> np.dtype[Any]:
         return np.dtype("int64" if self.output == "labels" else self.dtype)
 
+    def on(self, device: str) -> RowPass:
+        """The same task on a device."""
+        return replace(self, device=device)
+
     def workspace(self) -> Any:
         return self.kernel.workspace(backend_of(self.device))
 
@@ -349,7 +335,7 @@ class RowPass:
             values[bad] = nothing
             return values
         rows = replace(rows, x=_on_device(rows.x, backend))
-        for tile in _tiles(rows, self.kernel.tile_rows(backend)):
+        for tile in rows.tiles(self.kernel.tile_rows(backend)):
             start = tile.first_row - rows.first_row
             try:
                 found = to_host(self._values(self.kernel, tile, workspace, backend))
@@ -363,7 +349,7 @@ class RowPass:
     def _safe_values(self, tile: Rows, backend: Backend) -> Array:
         kernel = self.kernel if self.fallback is None else self.fallback
         workspace = kernel.workspace(backend)
-        pieces = _tiles(tile, kernel.tile_rows(backend))
+        pieces = tile.tiles(kernel.tile_rows(backend))
         return np.concatenate(
             [to_host(self._values(kernel, one, workspace, backend)) for one in pieces]
         )
@@ -375,49 +361,27 @@ class RowPass:
             labels = joint.argmax(axis=0) if self.output == "labels" else None
             posterior = Expectation()(joint, tile, backend)
         if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
-            raise _bad_row(tile, posterior.log_density)
+            raise bad_row(tile, _first_bad(posterior.log_density))
         if labels is not None:
             return labels
         if self.value_shape:
             return joint.T
-        return posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+        density = posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+        return -density if self.output == "outlier_score" else density
 
 
 def _without_bad(rows: Rows) -> Rows:
     """The rows, with the values of another in the place of each bad one."""
     good = np.where(rows.bad, 0, np.arange(rows.n_rows))
     source = np.maximum(np.maximum.accumulate(good), int(np.argmin(rows.bad)))
-    return Rows(np.asarray(rows.x)[source], rows.first_row)
+    return Rows(rows.x[source], rows.first_row)
 
 
 def _on_device(x: Any, backend: Backend) -> Any:
-    return x if backend.xp is np else backend.xp.asarray(x)
+    if backend.xp is np:
+        return to_host(x) if is_device_array(x) else x
+    return backend.xp.asarray(x)
 
 
-def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
-    for start in range(0, rows.n_rows, size):
-        yield rows.part(start, min(start + size, rows.n_rows))
-
-
-def _counted_tiles(rows: Rows, size: int) -> Iterator[Rows]:
-    for tile in _tiles(rows, size):
-        counted = tile.counted()
-        if counted.n_rows:
-            yield counted
-
-
-def _bad_row(tile: Rows, log_density: Any) -> InvalidDataError:
-    """The error for a tile whose densities are not finite, naming its first bad row."""
-    row = int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
-    values = np.asarray(to_host(tile.x[row]), dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    where = f"row {tile.position(row)}"
-    if bad.size:
-        return InvalidDataError(
-            f"Input contains NaN or infinity: {where}, feature {bad[0]} is {values[bad[0]]}; "
-            "remove or impute such rows"
-        )
-    return InvalidDataError(
-        f"{where} has no finite log density under the mixture; its largest value is "
-        f"{values[np.argmax(np.abs(values))]:g}: rescale the data or pass dtype='float64'"
-    )
+def _first_bad(log_density: Any) -> int:
+    return int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])

@@ -230,9 +230,9 @@ class FeatureKernel:
         if ws.whitening is not None:
             centred = backend.xp.subtract(x, ws.origin, dtype=np.float64)
             z[...] = backend.xp.matmul(ws.whitening, centred.T)
+            backend.fill_features(ws.features, self.n_coefficients, self.layout)
         else:
-            backend.centre(x, ws.origin, z)
-        backend.fill_features(ws.features, self.n_coefficients, self.layout)
+            backend.load_features(x, ws.origin, ws.features, self.n_coefficients, self.layout)
 
     def zeros(self, xp: ModuleType) -> list[Any]:
         sizes = {p: block.theta.shape[1] for block in self.blocks for p in block.members}

@@ -1,0 +1,21 @@
+"""CuPy's namespace without CuPy."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgmm.cuda import modules, tiles
+from tests.cuda.emulator import EmulatedCupy, emulated_module
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """CuPy's namespace, with kernels that run on this host."""
+    monkeypatch.setattr(modules, "load_module", emulated_module)
+    # Blocks that have nothing to do take as long here as the others.
+    monkeypatch.setattr(tiles, "_TALLIES", 3)
+    for remembered in (modules._module, tiles._device_pairs):
+        remembered.cache_clear()
+    yield EmulatedCupy()
+    for remembered in (modules._module, tiles._device_pairs):
+        remembered.cache_clear()

@@ -1,0 +1,158 @@
+"""The fused kernel, run on the host, gives the NumPy kernels' statistics for every family."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dgmm.covariance import family_names, family_of
+from dgmm.cuda import modules
+from dgmm.cuda.fused import FusedShape, FusedSums
+from dgmm.features import Layout, fill_features
+from tests.cuda.emulator import Device, emulated_module, needs_compiler
+
+pytestmark = needs_compiler
+
+BLOCKS = ("linear", "scalar", "diagonal", "full")
+
+
+def _problem(seed, shape, n_rows, dtype="float64", scale=1.0):
+    rng = np.random.default_rng(seed)
+    theta = scale * rng.standard_normal((shape.n_components, shape.n_coefficients))
+    if shape.n_coefficients >= shape.layout.diagonal:
+        theta[:, shape.layout.norm] = 0.0
+    x = rng.standard_normal((n_rows, shape.n_features)).astype(dtype)
+    return theta, x, rng.standard_normal(shape.n_features)
+
+
+def _expected(shape, theta, x, origin, weights=None):
+    features = np.ones((shape.n_coefficients, len(x)))
+    features[shape.layout.means] = (x.astype(np.float64) - origin).T
+    fill_features(features, shape.n_coefficients, shape.layout, np)
+    joint = theta @ features
+    top = joint.max(axis=0)
+    exponentials = np.exp(joint - top)
+    total = exponentials.sum(axis=0)
+    weights = np.ones(len(x)) if weights is None else weights
+    density = top + np.log(total)
+    sums = (exponentials / total * weights) @ features.T
+    tally = (
+        weights @ density, -weights @ np.log(total), weights.sum(), float((weights > 0).sum()),
+        density[weights > 0].max(initial=-np.inf),
+    )  # fmt: skip
+    return sums, np.array(tally)
+
+
+def _compare(found, expected, limit=1e-12):
+    (sums, tally), (right_sums, right_tally) = found, expected
+    np.testing.assert_allclose(sums, right_sums, rtol=limit, atol=limit * np.abs(right_sums).max())
+    np.testing.assert_allclose(tally[:5], right_tally, rtol=limit, atol=limit)
+    assert tally[5] == -1.0
+
+
+@pytest.mark.parametrize("n_rows", [1, 15, 16, 17, 129, 1000])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_sums_and_tallies_of_any_number_of_rows(block, n_rows, emulated):
+    shape = FusedShape(5, 3, getattr(Layout(5), block))
+    theta, x, origin = _problem(n_rows, shape, n_rows)
+    sums = FusedSums(emulated, shape, theta, origin)
+    _compare(sums.evaluate(x, None), _expected(shape, theta, x, origin))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize(
+    ("n_features", "n_components", "block"),
+    [(1, 1, "full"), (16, 16, "full"), (9, 17, "full"), (4, 64, "diagonal"), (33, 3, "scalar")],
+)
+def test_shapes_and_stored_dtypes(n_features, n_components, block, dtype, emulated):
+    shape = FusedShape(n_features, n_components, getattr(Layout(n_features), block))
+    assert shape.fits
+    theta, x, origin = _problem(1, shape, 70, scale=0.3)
+    x = (3 * x).astype(dtype)
+    sums = FusedSums(emulated, shape, theta, origin)
+    _compare(sums.evaluate(x, None), _expected(shape, theta, x, origin))
+
+
+def test_rows_of_weight_zero_may_hold_anything(emulated):
+    shape = FusedShape(4, 3, Layout(4).full)
+    theta, x, origin = _problem(2, shape, 300)
+    weights = np.random.default_rng(3).integers(0, 3, 300).astype(float)
+    expected = _expected(shape, theta, x, origin, weights)
+    x[weights == 0] = np.nan
+    _compare(FusedSums(emulated, shape, theta, origin).evaluate(x, weights), expected)
+
+
+def test_nothing_but_weight_zero_is_nothing(emulated):
+    shape = FusedShape(2, 2, Layout(2).full)
+    theta, x, origin = _problem(2, shape, 40)
+    sums, tally = FusedSums(emulated, shape, theta, origin).evaluate(x, np.zeros(40))
+    assert np.all(sums == 0.0)
+    assert tally.tolist() == [0.0, 0.0, 0.0, 0.0, -np.inf, -1.0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("place", [0, 77, 199])
+def test_the_first_bad_row_is_named(place, bad, emulated):
+    shape = FusedShape(3, 2, Layout(3).full)
+    theta, x, origin = _problem(4, shape, 200)
+    x[[place, 199], 1] = bad
+    _, tally = FusedSums(emulated, shape, theta, origin).evaluate(x, None)
+    assert tally[5] == place
+
+
+def test_components_far_apart_and_without_weight(emulated):
+    shape = FusedShape(2, 4, Layout(2).full)
+    theta, x, origin = _problem(5, shape, 100, scale=400.0)
+    theta[2, 0] = np.finfo(float).min / 4
+    sums = FusedSums(emulated, shape, theta, origin)
+    found = sums.evaluate(x, None)
+    _compare(found, _expected(shape, theta, x, origin))
+    assert np.all(found[0][2] == 0.0)
+
+
+def test_the_bits_are_the_same_again_and_for_the_kind_of_device(emulated, monkeypatch):
+    shape = FusedShape(3, 3, Layout(3).full)
+    theta, x, origin = _problem(6, shape, 3000)
+    found = [FusedSums(emulated, shape, theta, origin).evaluate(x, None) for _ in range(2)]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    monkeypatch.setattr(Device, "n", 5)
+    _compare(
+        FusedSums(emulated, shape, theta, origin).evaluate(x, None),
+        (found[0][0], found[0][1][:5]),
+        1e-12,
+    )
+
+
+def test_the_matrix_product_of_older_devices_is_the_same(emulated, monkeypatch):
+    shape = FusedShape(5, 20, Layout(5).full)
+    theta, x, origin = _problem(7, shape, 100)
+    expected = _expected(shape, theta, x, origin)
+    monkeypatch.setattr(
+        modules,
+        "load_module",
+        lambda source, defined: emulated_module(source, defined, ("DGMM_DIVIDED_PRODUCT",)),
+    )
+    modules._module.cache_clear()
+    _compare(FusedSums(emulated, shape, theta, origin).evaluate(x, None), expected)
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_every_family_has_its_features(name):
+    layout = Layout(6)
+    shape = FusedShape(6, 3, family_of(name).shape.block(layout))
+    row = np.arange(1.0, 7.0)
+    extended = np.concatenate([[1.0], row, [row @ row]])
+    features = np.ones((shape.n_coefficients, 1))
+    features[layout.means, 0] = row
+    fill_features(features, shape.n_coefficients, layout, np)
+    pairs = shape.pairs[: len(shape.columns)]
+    made = extended[pairs & 0xFFFF] * extended[pairs >> 16]
+    np.testing.assert_array_equal(made, features[shape.columns, 0])
+
+
+def test_what_does_not_fit_in_registers_is_left_to_tiles():
+    assert FusedShape(16, 16, Layout(16).full).fits
+    assert not FusedShape(64, 64, Layout(64).full).fits
+    assert not FusedShape(16, 17, Layout(16).full).fits
+    assert not FusedShape(5000, 2, Layout(5000).linear).fits
