@@ -36,7 +36,8 @@ Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserW
 
     DgmmWarning
     ├── ConstantFeatureWarning      a column holds one value throughout
-    └── EmptyComponentWarning       a component was left without rows
+    ├── EmptyComponentWarning       a component was left without rows
+    └── MixedProcessorsWarning      workers of a cluster compute with different loops
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ __all__ = [
     "MemoryLimitError",
     "MissingChunkError",
     "MissingDependencyError",
+    "MixedProcessorsWarning",
     "ModelFileError",
     "NoWorkersError",
     "SchedulerLostError",
@@ -185,3 +187,7 @@ class ConstantFeatureWarning(DgmmWarning):
 
 class EmptyComponentWarning(DgmmWarning):
     """A component was left without rows: it stayed as it was, or was reseeded or dropped."""
+
+
+class MixedProcessorsWarning(DgmmWarning):
+    """Workers of a cluster compute with different loops: a run is not repeated to the last bit."""

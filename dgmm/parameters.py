@@ -65,9 +65,7 @@ def check_parameters(estimator: Any) -> FitParameters:
     InvalidParameterError
         Naming the argument, its value and what it may be.
     """
-    _integer(estimator, "verbose_interval", 1)
-    _switch(estimator, "verbose")
-    _switch(estimator, "warm_start")
+    _check_flags(estimator)
     algorithm = _choice(estimator, "algorithm", ALGORITHMS)
     max_iter = _integer(estimator, "max_iter", 0)
     temperatures = check_annealing(estimator.annealing, algorithm, max_iter)
@@ -96,10 +94,14 @@ def check_parameters(estimator: Any) -> FitParameters:
     )
 
 
-def _switch(estimator: Any, name: str) -> None:
-    value = getattr(estimator, name)
-    if not isinstance(value, bool | np.bool_ | int | np.integer) or value < 0:
-        raise InvalidParameterError(f"{name}={value!r}; it must be a bool or an integer from 0")
+def _check_flags(estimator: Any) -> None:
+    _integer(estimator, "verbose_interval", 1)
+    if not isinstance(estimator.verbose, bool | np.bool_):
+        _integer(estimator, "verbose", 0)
+    if not isinstance(estimator.warm_start, bool | np.bool_):
+        raise InvalidParameterError(
+            f"warm_start={estimator.warm_start!r}; it must be True or False"
+        )
 
 
 def _integer(estimator: Any, name: str, least: int) -> int:

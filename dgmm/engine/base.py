@@ -8,7 +8,7 @@ on nothing but their number, so that every engine gives the same bits (:mod:`dgm
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -79,6 +79,8 @@ class Counters:
         have left idle (:mod:`dgmm.engine.spreading`).
     retries : int
         Times that a pass was begun again because workers, or what they held, were lost.
+    processors : dict of str to str
+        Of a cluster: a machine of each kind that took part (:mod:`dgmm.engine.processor`).
     """
 
     passes: int = 0
@@ -87,6 +89,7 @@ class Counters:
     nodes_received: int = 0
     slices: int = 1
     retries: int = 0
+    processors: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from dgmm.engine.dask_suspects import examine
 from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
 from dgmm.engine.pieces import cut_finely, value_bytes
+from dgmm.engine.processor import warn_of_mixed
 from dgmm.engine.spreading import joined, lend, spread
 from dgmm.engine.tree import Node, TreeReducer
 from dgmm.engine.work import BlockWork, Selection, check_keep, select
@@ -362,6 +363,11 @@ class DaskSession:
     def _count(self, node: NodeResult[Any]) -> None:
         self.counters.block_reads += node.reads.blocks
         self.counters.bytes_read += node.reads.nbytes
+        processors = self.counters.processors
+        known = len(processors)
+        processors.update(node.processors)
+        if len(processors) > max(known, 1):
+            warn_of_mixed(processors)
 
 
 def _worker_demand(dataset: Dataset, n_workers: int) -> Demand:

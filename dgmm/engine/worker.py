@@ -24,9 +24,11 @@ from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.dask_heartbeat import PULSE
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
+from dgmm.engine.processor import processor_here
 from dgmm.engine.tree import Shape, TreeReducer, merge_values
 from dgmm.engine.work import BlockWork, load
 from dgmm.errors import EngineError, SourceError
+from dgmm.portable import portable_errors
 
 __all__ = [
     "GivenBlock",
@@ -157,11 +159,14 @@ class NodeResult(Generic[M]):
     kept : dict of int to M
         Results of blocks by their number in the dataset, if they are kept.
     reads : Reads
+    processors : dict of str to str
+        A machine of each kind that took part (:mod:`dgmm.engine.processor`).
     """
 
     value: M
     kept: dict[int, M]
     reads: Reads
+    processors: dict[str, str] = field(default_factory=dict)
 
 
 class RecentBlocks:
@@ -277,6 +282,7 @@ async def stop_pass(name: str, run: str) -> None:
             feed.fail(EngineError("the pass was given up"))
 
 
+@portable_errors()
 def reduce_range(
     task: BlockTask[M], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[M]:
@@ -304,9 +310,10 @@ def reduce_range(
         evaluate_parts(feed, (task,), deliver)
         feed.check()
     kept = {work[position].number: value for position, value in reducer.kept.items()}
-    return NodeResult(reducer.result(), kept, feed.reads)
+    return NodeResult(reducer.result(), kept, feed.reads, processor_here())
 
 
+@portable_errors()
 def evaluate_blocks(
     task: BlockTask[Any], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[Any]:
@@ -324,7 +331,7 @@ def evaluate_blocks(
     with _reading((item,), settings, session, cache) as feed:
         evaluate_parts(feed, (task,), deliver)
         feed.check()
-    return NodeResult(values, {}, cache.reads)
+    return NodeResult(values, {}, cache.reads, processor_here())
 
 
 def merge_nodes(
@@ -334,11 +341,12 @@ def merge_nodes(
     # The inputs belong to the cluster, which may hand them out again after a loss.
     values = list(_copies([node.value for node in nodes], steps))
     kept: dict[int, M] = {}
-    reads = Reads()
+    reads, processors = Reads(), processor_here()
     for node in nodes:
         kept.update(node.kept)
         reads.add(node.reads)
-    return NodeResult(merge_values(values, steps), kept, reads)
+        processors.update(node.processors)
+    return NodeResult(merge_values(values, steps), kept, reads, processors)
 
 
 def _copies(values: Sequence[M], steps: tuple[tuple[int, int], ...]) -> Iterator[M]:
