@@ -101,6 +101,7 @@ def test_60_of_60_flips_are_found(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # six minutes on two quiet cores
 def test_the_long_run(folder: Path) -> None:
     from tests.chaos.__main__ import run
 
