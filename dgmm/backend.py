@@ -101,9 +101,7 @@ class Backend:
         """Complete a tile as :func:`dgmm.features.fill_features` does."""
         fill_features(features, size, layout, self.xp)
 
-    def load_features(
-        self, x: Any, origin: Any, features: Any, size: int, layout: Layout
-    ) -> None:
+    def load_features(self, x: Any, origin: Any, features: Any, size: int, layout: Layout) -> None:
         """Features of the rows x about an origin, but for the constant, which is in its place."""
         self.centre(x, origin, features[layout.means])
         self.fill_features(features, size, layout)
@@ -158,9 +156,7 @@ class CudaBackend(Backend):
     def fill_features(self, features: Any, size: int, layout: Layout) -> None:
         tiles.fill_features(self.xp, features, size, layout)
 
-    def load_features(
-        self, x: Any, origin: Any, features: Any, size: int, layout: Layout
-    ) -> None:
+    def load_features(self, x: Any, origin: Any, features: Any, size: int, layout: Layout) -> None:
         tiles.load_features(self.xp, x, origin, features, size, layout)
 
 

@@ -66,14 +66,17 @@ def evaluate_fused(
         density, assignment, weight, n_rows, peak, bad = (float(one) for one in tally)
         if bad >= 0.0:
             raise bad_row(rows, int(bad))
-        yield member, SufficientStatistics(
-            moments=moments,
-            frame=kernel.frame,
-            log_likelihood=density + weight * member.log_offset,
-            weight=weight,
-            n_rows=int(n_rows),
-            peak=peak + member.log_offset,
-            log_assignment=assignment,
+        yield (
+            member,
+            SufficientStatistics(
+                moments=moments,
+                frame=kernel.frame,
+                log_likelihood=density + weight * member.log_offset,
+                weight=weight,
+                n_rows=int(n_rows),
+                peak=peak + member.log_offset,
+                log_assignment=assignment,
+            ),
         )
 
 

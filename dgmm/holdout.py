@@ -77,6 +77,14 @@ class _OnFitted:
         return int(getattr(self.task, "library_bytes", 0))
 
     @property
+    def device(self) -> str:
+        return str(getattr(self.task, "device", "cpu"))
+
+    def on(self, device: str) -> Any:
+        """The same on a device."""
+        return replace(self, task=self.task.on(device))  # type: ignore[attr-defined]
+
+    @property
     def n_slices(self) -> int:
         return int(getattr(self.task, "n_slices", 1))
 

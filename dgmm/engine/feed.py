@@ -13,10 +13,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Rows
+from dgmm.devices import is_device_array
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.work import BlockWork, load
 from dgmm.errors import InvalidDataError
@@ -70,6 +72,9 @@ class Feed:
         Consulted before a block is read, offered the block afterwards.
     slices : int, default=1
         How often each part is given out: once for each slice of the task.
+    loader : callable, optional
+        Gives the rows of a :class:`BlockWork` and what was read for them, in place of the cache
+        and the block. Without it, rows on a device come to the host part by part.
     """
 
     def __init__(
@@ -80,8 +85,10 @@ class Feed:
         span: int,
         cache: BlockCache,
         slices: int = 1,
+        loader: Callable[[BlockWork], tuple[Rows, Reads]] | None = None,
     ) -> None:
         self.reads = Reads()
+        self._loader = loader
         self._slices = slices
         self._work = work
         self._window, self._span, self._cache = window, span, cache
@@ -121,7 +128,9 @@ class Feed:
     def rows(self, lease: Lease) -> Rows:
         """The rows of a part, as views into its block."""
         start, stop = self._work[lease.position].parts[lease.part]
-        return self._rows[lease.position].part(start, stop)
+        rows = self._rows[lease.position].part(start, stop)
+        on_host = self._loader is None and is_device_array(rows.x)
+        return replace(rows, x=to_host(rows.x)) if on_host else rows
 
     @contextmanager
     def named(self, lease: Lease) -> Iterator[None]:
@@ -206,6 +215,11 @@ class Feed:
 
     def _load(self, position: int) -> Rows:
         item = self._work[position]
+        if self._loader is not None:
+            loaded, reads = self._loader(item)
+            with self._changed:
+                self.reads.add(reads)
+            return loaded
         if item.block.is_resident:
             return load(item.block)
         rows = self._cache.get(item.number)

@@ -18,10 +18,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from dgmm.data.dataset import Block, Rows
+from dgmm.devices import is_device_array
 from dgmm.engine.allocator import return_freed_blocks
 from dgmm.engine.base import BlockTask, Mergeable
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
+from dgmm.engine.device_worker import WorkerDevice
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
 from dgmm.engine.tree import Shape, TreeReducer, merge_values
 from dgmm.engine.work import BlockWork, load
@@ -67,7 +69,8 @@ class GivenBlock(Block):
             raise SourceError(
                 f"block {self.name} was declared as {self.dtype} and holds {self.values.dtype}"
             )
-        return Rows(np.asarray(self.values), self.first_row)
+        values = self.values if is_device_array(self.values) else np.asarray(self.values)
+        return Rows(values, self.first_row)
 
     @property
     def is_resident(self) -> bool:
@@ -229,12 +232,14 @@ class WorkerSession:
         self.recent = RecentBlocks()
         self.gate = threading.Semaphore(n_threads)
         self.feeds: dict[Feed, str] = {}
+        self.device = WorkerDevice()
 
     def forget(self) -> None:
         """Let go of all rows, and keep none that come later."""
         self.cache.resize(0)
         self.cache.clear()
         self.recent.clear()
+        self.device.forget()
 
 
 _sessions: OrderedDict[str, WorkerSession] = OrderedDict()
@@ -289,6 +294,18 @@ def reduce_range(
     given : sequence of array
         The rows of the blocks, where they come as arguments; else empty.
     """
+    session = _session(settings)
+    session.recent.clear()
+    return session.device.guard(lambda: _reduce(session, task, share, settings, given))
+
+
+def _reduce(
+    session: WorkerSession,
+    task: BlockTask[M],
+    share: Range,
+    settings: Settings,
+    given: Sequence[Any],
+) -> NodeResult[M]:
     work, shape = _with_values(share.work, given), share.shape
     reducer: TreeReducer[M] = TreeReducer(shape, keep_blocks=settings.keep)
 
@@ -296,9 +313,9 @@ def reduce_range(
         reducer.add(shape.leaf(lease.position, lease.part), value)
         feed.finished(lease.number)
 
-    session = _session(settings)
-    session.recent.clear()
-    with _reading(work, settings, session, session.cache) as feed:
+    in_flight = settings.window * max(item.block.nbytes for item in work)
+    loader = session.device.loader(task, session.cache, 2**62, in_flight)
+    with _reading(work, settings, session, session.cache, loader) as feed:
         evaluate_parts(feed, (task,), deliver)
         feed.check()
     kept = {work[position].number: value for position, value in reducer.kept.items()}
@@ -359,11 +376,15 @@ def _giver(values: Any) -> Callable[[Block], Block]:
 
 @contextmanager
 def _reading(
-    work: tuple[BlockWork, ...], settings: Settings, session: WorkerSession, cache: BlockCache
+    work: tuple[BlockWork, ...],
+    settings: Settings,
+    session: WorkerSession,
+    cache: BlockCache,
+    loader: Callable[[BlockWork], tuple[Rows, Reads]] | None = None,
 ) -> Iterator[Feed]:
     """A feed with its reader at work, when it is this task's turn."""
     # One thread finishes each part before it takes the next.
-    feed = Feed(work, window=settings.window, span=1, cache=cache)
+    feed = Feed(work, window=settings.window, span=1, cache=cache, loader=loader)
     with session.gate, single_threaded_blas(), ThreadPoolExecutor(1) as pool:
         session.feeds[feed] = settings.run
         reader = pool.submit(feed.read_ahead)
