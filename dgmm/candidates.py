@@ -131,7 +131,7 @@ def fit_candidates(
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         chains = kept.chains
         if chains is None:
-            level = first_level(dataset.dtype, shared.dtype)
+            level = first_level(dataset.dtype, shared.dtype, device)
             chains = _starts(estimators, parameters, context, level, seeds, options)
         message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
         on_event(FitEvent("initialize", active=len(chains), message=message))

@@ -295,7 +295,7 @@ class GaussianMixture(
         """
         started = time.perf_counter()
         parameters = check_parameters(self)
-        dataset = fitting.open_rows(X, sample_weight, labels)
+        dataset = fitting.open_rows(X, sample_weight, labels, self.device)
         self._check_rows(dataset)
         previous = self if self.warm_start and hasattr(self, "mixture_") else None
         outcome = fitting.fit_dataset(
@@ -314,7 +314,7 @@ class GaussianMixture(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None
     ) -> Any:
         """Fit, then label every row; see :meth:`fit` and :meth:`predict`."""
-        dataset = fitting.open_rows(X, sample_weight, labels)
+        dataset = fitting.open_rows(X, sample_weight, labels, self.device)
         return self.fit(dataset).predict(dataset)
 
     def _check_rows(self, dataset: Dataset) -> None:
@@ -393,7 +393,7 @@ class GaussianMixture(
         return prediction.predict_rows(self, self._dataset(X), output, out)
 
     def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
-        dataset = fitting.open_rows(X, sample_weight)
+        dataset = fitting.open_rows(X, sample_weight, device=self.device)
         if dataset.n_rows < 1:
             raise InvalidDataError(
                 f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Dataset, Rows
 from dgmm.data.skipping import Skipped
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Reduced, Session
@@ -123,7 +124,7 @@ class _ProfileOfFitted(_OnFitted):
     def evaluate(self, rows: Rows, workspace: Any) -> Profile:
         held = self.split.held(rows)
         counted = rows.counted()
-        x = np.asarray(counted.x)
+        x = to_host(counted.x)
         if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
             refuse_non_finite(replace(counted, x=x))
         kept = _chosen(rows, ~held)

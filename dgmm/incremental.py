@@ -173,7 +173,7 @@ def _advance(
     reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
-    level = first_level(dataset.dtype, parameters.dtype)
+    level = first_level(dataset.dtype, parameters.dtype, parameters.device_for(dataset.n_rows))
     device = parameters.device_for(dataset.n_rows)
     with single_threaded_blas(), session:
         if retained is not None:

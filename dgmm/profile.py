@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Rows
 from dgmm.data.skipping import Skipped
 from dgmm.errors import InvalidDataError
@@ -258,7 +259,7 @@ class ProfilePass:
         empty = Sample(sample.rows[:0], sample.keys[:0], sample.x[:0], sample.size)
         profile = self._nothing(empty)
         for tile in _tiles(rows):
-            one = self._moments(tile, empty)
+            one = self._moments(replace(tile, x=to_host(tile.x)), empty)
             profile = one if not profile.n_rows else profile.merge(one)
         return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
 
@@ -315,7 +316,7 @@ class ProfilePass:
             None if rows.labels is None else rows.labels[candidates],
         )
         keep = _smallest(found.keys, self.sample_size)
-        return replace(found.only(keep), x=np.array(rows.x[candidates[keep]]))
+        return replace(found.only(keep), x=np.array(to_host(rows.x[candidates[keep]])))
 
     def _check_labels(self, rows: Rows) -> None:
         if rows.labels is None or self.n_labels is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dgmm.data.dataset import Rows
-from dgmm.devices import is_out_of_memory, is_sticky
+from dgmm.devices import is_out_of_memory, is_sticky, let_go
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.devices import DeviceStore, devices_of, explained
 from dgmm.engine.feed import Reads
@@ -76,6 +76,7 @@ class WorkerDevice:
                     raise self._ended(error) from error
                 if not is_out_of_memory(error) or not self._shrink():
                     raise
+                let_go(error)
 
     def _shrink(self) -> bool:
         """Keep half of what is kept; False if that is nothing."""

@@ -23,7 +23,14 @@ import numpy as np
 
 from dgmm.arrays import namespace
 from dgmm.data.dataset import Rows
-from dgmm.devices import gpu_count, is_device_array, is_out_of_memory, is_sticky, why_no_gpu
+from dgmm.devices import (
+    gpu_count,
+    is_device_array,
+    is_out_of_memory,
+    is_sticky,
+    let_go,
+    why_no_gpu,
+)
 from dgmm.engine.base import BlockTask, Mergeable, Reduced
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
@@ -32,7 +39,7 @@ from dgmm.engine.tree import TreeReducer
 from dgmm.engine.work import BlockWork, Selection, load
 from dgmm.errors import EngineError, MemoryLimitError, MissingDependencyError
 
-__all__ = ["DevicePasses", "DeviceStore", "devices_of", "explained", "upload"]
+__all__ = ["DevicePasses", "DeviceStore", "devices_of", "explained", "found_devices", "upload"]
 
 M = TypeVar("M", bound=Mergeable)
 
@@ -55,7 +62,11 @@ def devices_of(task: Any) -> tuple[str, ...]:
     MissingDependencyError
         If it needs a GPU and there is none.
     """
-    device = str(getattr(task, "device", "cpu"))
+    return found_devices(str(getattr(task, "device", "cpu")))
+
+
+def found_devices(device: str) -> tuple[str, ...]:
+    """As :func:`devices_of`, for a task with ``device``."""
     if not device.startswith("cuda"):
         return ()
     count, number = gpu_count(), int(device.partition(":")[2] or 0)
@@ -254,6 +265,7 @@ class DevicePasses:
                 if smaller is None:
                     raise _too_small(task, self._block_bytes, error) from error
                 self._slab = smaller
+                let_go(error)
             self._give_back()
 
     def clear(self) -> None:

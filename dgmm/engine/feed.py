@@ -13,12 +13,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dgmm.arrays import to_host
 from dgmm.data.dataset import Rows
-from dgmm.devices import is_device_array
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.work import BlockWork, load
 from dgmm.errors import InvalidDataError
@@ -74,7 +72,7 @@ class Feed:
         How often each part is given out: once for each slice of the task.
     loader : callable, optional
         Gives the rows of a :class:`BlockWork` and what was read for them, in place of the cache
-        and the block. Without it, rows on a device come to the host part by part.
+        and the block.
     """
 
     def __init__(
@@ -128,9 +126,7 @@ class Feed:
     def rows(self, lease: Lease) -> Rows:
         """The rows of a part, as views into its block."""
         start, stop = self._work[lease.position].parts[lease.part]
-        rows = self._rows[lease.position].part(start, stop)
-        on_host = self._loader is None and is_device_array(rows.x)
-        return replace(rows, x=to_host(rows.x)) if on_host else rows
+        return self._rows[lease.position].part(start, stop)
 
     @contextmanager
     def named(self, lease: Lease) -> Iterator[None]:

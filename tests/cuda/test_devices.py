@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ from dgmm.engine.local import LocalEngine
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.guard import Level
 from dgmm.testing.families import frames_around
-from tests.cuda.emulator import CUDARuntimeError, EmulatedCupy, OutOfMemoryError, needs_compiler
+from tests.cuda.emulator import CUDARuntimeError, OutOfMemoryError, needs_compiler
 from tests.numerics.problems import random_mixture, rows_of
 
 pytestmark = needs_compiler
@@ -25,20 +23,6 @@ KERNELS = plan_batch([MIXTURE], [Level.FLOAT64], frames_around(MIXTURE))
 X = rows_of(MIXTURE, 320, 1)
 # 8 blocks of 40 rows.
 BLOCK = 40 * 5 * 8
-
-
-@pytest.fixture
-def cupy(emulated, monkeypatch):
-    """Installs a CuPy with devices that this host emulates, as many as are asked for."""
-
-    def install(n_devices=1, **options):
-        found = EmulatedCupy(n_devices, **options)
-        monkeypatch.setitem(sys.modules, "cupy", found)
-        devices.facts_of.cache_clear()
-        return found
-
-    yield install
-    devices.facts_of.cache_clear()
 
 
 def _session(x=X, **options):
