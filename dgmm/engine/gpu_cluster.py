@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from typing import Any
 
 from dgmm.devices import gpu_count, why_no_gpu
@@ -51,8 +52,9 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
         return cluster(n_workers=count, threads_per_worker=1, **options)
     from distributed import SpecCluster
 
-    scheduler = _scheduler()
-    return SpecCluster(workers=worker_specification(count), scheduler=scheduler, **options)
+    # What a worker writes is its own log's; the caller's terminal is for warnings.
+    options = {"silence_logs": logging.WARNING} | options
+    return SpecCluster(workers=worker_specification(count), scheduler=_scheduler(), **options)
 
 
 def worker_specification(n_gpus: int) -> dict[int, dict[str, Any]]:
@@ -79,5 +81,5 @@ def _scheduler() -> dict[str, Any]:
 
     return {
         "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard_address": None, "dashboard": False},
+        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": False},
     }

@@ -242,6 +242,7 @@ class EmulatedCupy(ModuleType):
         runtime = SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             memoryTypeHost=1,
+            deviceSynchronize=lambda: None,
             getDeviceCount=lambda: n_devices,
             getDeviceProperties=lambda _number: {"name": b"Emulation", "multiProcessorCount": 3},
             deviceGetAttribute=lambda _attribute, _number: self.ratio,
