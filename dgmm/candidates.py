@@ -11,6 +11,7 @@ import numpy as np
 from dgmm.checkpoint import StopRequest
 from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
+from dgmm.device_profile import profile_on
 from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
 from dgmm.engine.base import Session
 from dgmm.engine.blas import single_threaded_blas
@@ -122,7 +123,7 @@ def fit_candidates(
     )
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
-        profile = session.run(task).total
+        profile = session.run(task if split else profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
         _check_enough(profile, parameters, split)
         profile = kept.check_data(dataset, profile)

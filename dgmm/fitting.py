@@ -14,6 +14,7 @@ from dgmm.checkpoint import Effort
 from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
+from dgmm.device_profile import profile_on
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
@@ -139,7 +140,7 @@ def fit_dataset(
     configuration = configuration_of(estimator, parameters, options, previous)
     kept.check_configuration(configuration | {"device": device.partition(":")[0]})
     with meter, single_threaded_blas(), session:
-        profile = session.run(task).total
+        profile = session.run(profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
         profile = kept.check_data(dataset, profile)

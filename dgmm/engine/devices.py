@@ -12,6 +12,7 @@ blocks in flight. Parts and tiles never do.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -36,10 +37,11 @@ from dgmm.engine.cache import BlockCache
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
 from dgmm.engine.memory import READERS
 from dgmm.engine.tree import TreeReducer
+from dgmm.engine.upload import upload
 from dgmm.engine.work import BlockWork, Selection, load
 from dgmm.errors import EngineError, MemoryLimitError, MissingDependencyError
 
-__all__ = ["DevicePasses", "DeviceStore", "devices_of", "explained", "found_devices", "upload"]
+__all__ = ["DevicePasses", "DeviceStore", "devices_of", "explained", "found_devices"]
 
 M = TypeVar("M", bound=Mergeable)
 
@@ -49,9 +51,6 @@ COMPUTING = 2
 # Of the memory that is free: the driver's own needs and what allocations lose to rounding are not
 # in any projection.
 _SHARE = 0.9
-
-# What a device computes with as it is.
-_NATIVE = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
 def devices_of(task: Any) -> tuple[str, ...]:
@@ -79,43 +78,6 @@ def found_devices(device: str) -> tuple[str, ...]:
     return (device,) if ":" in device else tuple(f"cuda:{i}" for i in range(count))
 
 
-def upload(x: Any, xp: Any, stream: Any) -> Any:
-    """Rows of the host in the memory of the current device; waits until they are there.
-
-    They go through pinned memory, from which a device copies several times faster than from pages
-    that the system could move, unless that is where they are.
-    """
-    if is_device_array(x):
-        return x if x.device.id == xp.cuda.Device().id else xp.array(x)
-    if x.dtype.newbyteorder("=").name not in _NATIVE:
-        x = x.astype(np.float64)
-    target = xp.empty(x.shape, x.dtype.newbyteorder("="))
-    if x.size:
-        source = x if _is_pinned(x, xp) else _pinned_copy(x, target.dtype, xp)
-        target.set(source, stream=stream)
-        # The pool may hand out the pinned memory again as soon as nobody refers to it.
-        stream.synchronize()
-    return target
-
-
-def _is_pinned(x: np.ndarray[Any, Any], xp: Any) -> bool:
-    if not (x.flags.c_contiguous and x.dtype.isnative):
-        return False
-    runtime = xp.cuda.runtime
-    try:
-        return int(runtime.pointerGetAttributes(x.ctypes.data).type) == runtime.memoryTypeHost
-    except (AttributeError, runtime.CUDARuntimeError):
-        return False
-
-
-def _pinned_copy(x: np.ndarray[Any, Any], dtype: Any, xp: Any) -> np.ndarray[Any, Any]:
-    # CuPy keeps freed pinned memory in a pool: allocating it anew would cost more than the copy.
-    memory = xp.cuda.alloc_pinned_memory(x.size * dtype.itemsize)
-    staged = np.frombuffer(memory, dtype, x.size).reshape(x.shape)
-    np.copyto(staged, x)
-    return staged
-
-
 class DeviceStore:
     """One device: its streams, and the blocks that it keeps.
 
@@ -128,16 +90,27 @@ class DeviceStore:
     def __init__(self, device: str) -> None:
         self.device = device
         self.cache = BlockCache()
-        self._xp = namespace(device)
+        # Not by the device's name, which would make it this thread's current one.
+        self._xp = namespace("cuda")
+        self._streams: deque[Any] = deque()
 
     @contextmanager
     def stream(self) -> Iterator[Any]:
-        """Make the device and a new stream of it this thread's own."""
+        """Make the device and a stream of it this thread's own.
+
+        Streams are used again: CuPy keeps freed memory for the stream that it was allocated on.
+        """
         number = int(self.device.partition(":")[2] or 0)
         with self._xp.cuda.Device(number):
-            stream = self._xp.cuda.Stream(non_blocking=True)
-            with stream:
-                yield stream
+            try:
+                stream = self._streams.pop()
+            except IndexError:
+                stream = self._xp.cuda.Stream(non_blocking=True)
+            try:
+                with stream:
+                    yield stream
+            finally:
+                self._streams.append(stream)
 
     def keep(self, most: int, spoken_for: int) -> None:
         """Keep as many blocks as the free memory leaves, at most ``most`` bytes.

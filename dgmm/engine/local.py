@@ -196,7 +196,8 @@ class LocalSession:
             self._open_pool()
             self._drop_ahead()
             height, n_kept = selection.shape.height, len(selection.work) if keep_blocks else 0
-            other = {"results kept by block": n_kept * task.result_bytes}
+            pinned = READERS * len(devices) * max(item.block.nbytes for item in selection.work)
+            other = {"results kept by block": n_kept * task.result_bytes, "pinned memory": pinned}
             self.plan = self._make_plan(
                 replace(self._demand, result_bytes=task.result_bytes, height=height, other=other)
             )

@@ -241,13 +241,12 @@ class EmulatedCupy(ModuleType):
 
         runtime = SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
-            memoryTypeHost=1,
             deviceSynchronize=lambda: None,
             getDeviceCount=lambda: n_devices,
             getDeviceProperties=lambda _number: {"name": b"Emulation", "multiProcessorCount": 3},
             deviceGetAttribute=lambda _attribute, _number: self.ratio,
             memGetInfo=lambda: (self.memory.limit - self.memory.used_bytes(), self.memory.limit),
-            pointerGetAttributes=lambda _pointer: SimpleNamespace(type=0),
+            pointerGetAttributes=lambda _pointer: SimpleNamespace(devicePointer=0),
         )
         self.cuda = SimpleNamespace(
             Device=Device, Stream=new_stream, runtime=runtime, alloc_pinned_memory=bytearray

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -79,8 +81,28 @@ def test_every_copy_has_arrived_before_its_block_is_handed_over(cupy):
     there = cupy()
     with _session() as session:
         _run(session)
-    used = [stream.events for stream in there.streams if stream.events]
-    assert used == [[("copy", BLOCK), ("synchronize", 0)]] * 8
+    events = [stream.events for stream in there.streams]
+    assert sum(len(one) for one in events) == 16
+    for one in events:
+        assert one == [("copy", BLOCK), ("synchronize", 0)] * (len(one) // 2)
+
+
+def test_streams_are_used_again(cupy):
+    there = cupy()
+    with _session() as session:
+        for _ in range(3):
+            _run(session)
+    # Two readers, two computing threads, and what asks for the free memory.
+    assert len(there.streams) <= 5
+
+
+def test_rows_in_pinned_memory_are_not_copied_before(cupy, monkeypatch):
+    there = cupy()
+    pinned = SimpleNamespace(devicePointer=1)
+    there.cuda.runtime.pointerGetAttributes = lambda _pointer: pinned
+    monkeypatch.setattr(there.cuda, "alloc_pinned_memory", _raises(AssertionError()))
+    with _session() as session:
+        _run(session)
 
 
 @pytest.mark.parametrize("spare", [40, 5, 3])

@@ -8,9 +8,10 @@ import pytest
 
 import dgmm
 from dgmm.arrays import explain_device
+from dgmm.device_profile import profile_on
 from dgmm.guard import Level, first_level
 from tests.cuda.emulator import DeviceArray, needs_compiler
-from tests.numerics.problems import random_mixture, rows_of
+from tests.numerics.problems import profile_task, random_mixture, rows_of
 
 pytestmark = needs_compiler
 
@@ -99,3 +100,31 @@ def test_weights_and_several_restarts(cupy):
     weights = np.random.default_rng(4).integers(0, 3, 200).astype(float)
     fits = [_fit(X, weights, n_init=2, device=device) for device in ("cpu", "cuda")]
     np.testing.assert_allclose(fits[1].lower_bounds_, fits[0].lower_bounds_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_profile_on_a_device(weighted, dense, cupy):
+    cupy()
+    weight = np.random.default_rng(5).integers(0, 3, 200).astype(float) if weighted else None
+    task = profile_task(X, size=20, weighted=weighted, dense=dense)
+    dataset = dgmm.open_dataset(X, block_bytes=40 * 60)
+    if weighted:
+        dataset = dataset.with_weights(weight)
+    found = []
+    for device in ("cpu", "cuda"):
+        with dgmm.LocalEngine().session(dataset) as session:
+            found.append(session.run(profile_on(task, device)).total)
+    right, there = found
+    for name in ("mean", "scatter", "least", "most", "weight", "n_rows"):
+        np.testing.assert_allclose(getattr(there, name), getattr(right, name), rtol=1e-12)
+    np.testing.assert_array_equal(there.sample.rows, right.sample.rows)
+    np.testing.assert_array_equal(there.sample.x, right.sample.x)
+
+
+def test_a_bad_row_of_the_profile_is_named(cupy):
+    cupy()
+    x = X.copy()
+    x[150, 3] = np.inf
+    with pytest.raises(dgmm.InvalidDataError, match=r"row 150, feature 3 is inf.*in block"):
+        dgmm.GaussianMixture(2, device="cuda").fit(x)
