@@ -15,6 +15,7 @@ import numpy as np
 from dgmm.arrays import namespace, to_host
 from dgmm.data.dataset import Rows
 from dgmm.devices import is_device_array
+from dgmm.placement import Placed
 from dgmm.profile import Profile, ProfilePass, Sample, hash_rows, smallest
 
 __all__ = ["DeviceProfilePass", "profile_on"]
@@ -26,7 +27,7 @@ _TILE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class DeviceProfilePass(ProfilePass):
+class DeviceProfilePass(Placed, ProfilePass):
     """The profile of a dataset, on a device.
 
     Parameters
@@ -37,12 +38,8 @@ class DeviceProfilePass(ProfilePass):
 
     device: str = "cuda"
 
-    def on(self, device: str) -> DeviceProfilePass:
-        """The same task on a device."""
-        return replace(self, device=device)
-
     @property
-    def workspace_bytes(self) -> int:
+    def buffer_bytes(self) -> int:
         return 4 * _TILE_BYTES + 16 * self.n_features**2
 
     def tiles(self, rows: Rows) -> Iterator[Rows]:

@@ -81,6 +81,10 @@ class _OnFitted:
     def device(self) -> str:
         return str(getattr(self.task, "device", "cpu"))
 
+    @property
+    def device_bytes(self) -> int:
+        return int(getattr(self.task, "device_bytes", 0))
+
     def on(self, device: str) -> Any:
         """The same on a device."""
         return replace(self, task=self.task.on(device))  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from dgmm.data.dataset import Rows
@@ -35,7 +35,7 @@ class WorkerDevice:
         self._kept_bytes = 2**62
 
     def loader(
-        self, task: Any, host: BlockCache, dataset_bytes: int, in_flight: int
+        self, task: Any, host: BlockCache, work: Sequence[BlockWork], window: int
     ) -> Callable[[BlockWork], tuple[Rows, Reads]] | None:
         """What a feed loads blocks with; None for a task that runs on processors.
 
@@ -43,18 +43,19 @@ class WorkerDevice:
         ----------
         task : BlockTask
         host : BlockCache
-        dataset_bytes : int
-            Most bytes to keep.
-        in_flight : int
-            Bytes of blocks in flight.
+        work : sequence of BlockWork
+            What will be loaded.
+        window : int
+            Most blocks in flight.
         """
         devices = devices_of(task)
         if not devices:
             return None
         if self._store is None or self._store.device != devices[0]:
             self._store = DeviceStore(devices[0])
-        own = task.workspace_bytes + task.result_bytes
-        self._store.keep(min(dataset_bytes, self._kept_bytes), own + in_flight)
+        in_flight = window * max(item.block.nbytes for item in work)
+        own = task.device_bytes + task.result_bytes
+        self._store.keep(self._kept_bytes, own + in_flight)
         return self._store.loader(host)
 
     def forget(self) -> None:

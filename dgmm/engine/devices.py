@@ -279,7 +279,7 @@ class DevicePasses:
         if device not in self._stores:
             self._stores[device] = DeviceStore(device)
         store = self._stores[device]
-        own = self._slab.computing * (task.workspace_bytes + task.result_bytes)
+        own = self._slab.computing * (task.device_bytes + task.result_bytes)
         store.keep(
             min(self._dataset_bytes, self._slab.kept_bytes), own + window * self._block_bytes
         )
@@ -365,6 +365,6 @@ def explained(error: BaseException) -> BaseException:
 def _too_small(task: Any, block_bytes: int, error: BaseException) -> MemoryLimitError:
     return MemoryLimitError(
         f"the GPU is out of memory with one block of {block_bytes} bytes in flight and "
-        f"{task.workspace_bytes} bytes of workspace ({error}); use fewer components or restarts "
+        f"{task.device_bytes} bytes of workspace ({error}); use fewer components or restarts "
         "at a time, open the data with a smaller block_bytes, or free memory of the GPU"
     )

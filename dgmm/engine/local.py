@@ -289,8 +289,7 @@ class LocalSession:
             replace(
                 demand,
                 block_parts=len(slices) * demand.block_parts,
-                # Devices have theirs in memory of their own.
-                workspace_bytes=0 if devices else max(one.workspace_bytes for one in slices),
+                workspace_bytes=max(one.workspace_bytes for one in slices),
                 # Slices wait in a tree each, but not more bytes of them than of whole values.
                 result_bytes=sum(one.result_bytes for one in slices),
                 height=selection.shape.height,

@@ -296,25 +296,21 @@ def reduce_range(
     """
     session = _session(settings)
     session.recent.clear()
-    return session.device.guard(lambda: _reduce(session, task, share, settings, given))
+    there = Range(_with_values(share.work, given))
+    return session.device.guard(lambda: _reduce(session, task, there, settings))
 
 
 def _reduce(
-    session: WorkerSession,
-    task: BlockTask[M],
-    share: Range,
-    settings: Settings,
-    given: Sequence[Any],
+    session: WorkerSession, task: BlockTask[M], share: Range, settings: Settings
 ) -> NodeResult[M]:
-    work, shape = _with_values(share.work, given), share.shape
+    work, shape = share.work, share.shape
     reducer: TreeReducer[M] = TreeReducer(shape, keep_blocks=settings.keep)
 
     def deliver(lease: Lease, value: M) -> None:
         reducer.add(shape.leaf(lease.position, lease.part), value)
         feed.finished(lease.number)
 
-    in_flight = settings.window * max(item.block.nbytes for item in work)
-    loader = session.device.loader(task, session.cache, 2**62, in_flight)
+    loader = session.device.loader(task, session.cache, work, settings.window)
     with _reading(work, settings, session, session.cache, loader) as feed:
         evaluate_parts(feed, (task,), deliver)
         feed.check()
@@ -326,9 +322,15 @@ def evaluate_blocks(
     task: BlockTask[Any], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[Any]:
     """The values of a task on every piece of a range of one block, in order and not merged."""
-    values: list[Any] = []
     (item,) = _with_values(share.work, given)
     session = _session(settings)
+    return session.device.guard(lambda: _evaluate(session, task, item, settings))
+
+
+def _evaluate(
+    session: WorkerSession, task: BlockTask[Any], item: BlockWork, settings: Settings
+) -> NodeResult[Any]:
+    values: list[Any] = []
     cache = OneRead(session, item, settings.window)
 
     def deliver(lease: Lease, value: Any) -> None:

@@ -26,6 +26,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is 
 
 # The emulation keeps its machine in static memory.
 _ONE_MACHINE = threading.Lock()
+_COMPILING = threading.Lock()
 
 
 @cache
@@ -33,8 +34,14 @@ def _folder():
     return tempfile.TemporaryDirectory(prefix="dgmm-emulation-")
 
 
-@cache
 def emulated_module(source, definitions, flags=()):
+    # Two threads may ask for the same one.
+    with _COMPILING:
+        return _compiled(source, definitions, flags)
+
+
+@cache
+def _compiled(source, definitions, flags):
     text = modules.source_of(source)
     name = hashlib.sha256(repr((text, definitions, flags)).encode()).hexdigest()[:16]
     stem = Path(_folder().name) / name
