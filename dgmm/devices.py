@@ -30,7 +30,8 @@ _SINGLE_TO_DOUBLE = 87
 # Data-centre devices do float64 at half of float32's rate, the others at a 32nd or a 64th.
 _FAST_RATIO = 4
 
-_OUT_OF_MEMORY = 2
+# cudaErrorMemoryAllocation, and cuBLAS's own for its workspaces.
+_OUT_OF_MEMORY, _CUBLAS_OUT_OF_MEMORY = 2, 3
 
 # Errors after which every call of the process to this device fails (CUDA Runtime API, "Error
 # handling"): uncorrectable memory, illegal addresses and instructions, launch failures, asserts.
@@ -113,6 +114,8 @@ def is_device_array(array: Any) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True if a device had no memory left; the process can go on with less."""
+    if type(error).__name__ == "CUBLASError":
+        return getattr(error, "status", None) == _CUBLAS_OUT_OF_MEMORY
     return type(error).__name__ == "OutOfMemoryError" or _status(error) == _OUT_OF_MEMORY
 
 

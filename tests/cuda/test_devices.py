@@ -167,6 +167,9 @@ def test_what_errors_mean():
     assert devices.is_out_of_memory(OutOfMemoryError())
     assert devices.is_out_of_memory(CUDARuntimeError(2))
     assert not devices.is_out_of_memory(MemoryError())
+    for status, full in ((3, True), (13, False)):
+        error = type("CUBLASError", (RuntimeError,), {"status": status})()
+        assert devices.is_out_of_memory(error) is full
     assert devices.is_sticky(CUDARuntimeError(719))
     assert not devices.is_sticky(CUDARuntimeError(2))
     assert not devices.is_sticky(ValueError())
