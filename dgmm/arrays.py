@@ -21,16 +21,21 @@ __all__ = ["COMPILED", "explain_device", "namespace", "resolve_device", "tile_ro
 # NumPy with compiled loops.
 COMPILED = "cpu-compiled"
 
-# Responsibilities of a pass from which compiling, some 2 s in each process, is repaid within the
-# iterations of a usual fit: a loop saves 6 to 9 ns of each.
-_WORTH_COMPILING = 2**23
+# Responsibilities of a pass from which compiling, some 4 s in each process, is repaid within the
+# iterations of a usual fit: a loop saves 2 to 9 ns of each.
+_WORTH_COMPILING = 2**24
 
 # Bytes of one tile's features and responsibilities. Measured on two cores sharing 32 MiB of L3:
 # smaller tiles lose to the interpreter's overhead, of which compiled loops have less, larger ones
 # to the cache. On a GPU, small tiles cost launches and leave products with less than its
 # multiprocessors can take: 512 MiB are 32,768 rows of 64 features, full covariances.
-_TILE_BYTES = {"numpy": 6 * 2**20, "numba": 3 * 2**20, "cupy": 512 * 2**20}
-_TILE_ROWS = {"numpy": (256, 8192), "numba": (256, 8192), "cupy": (4096, 262144)}
+_TILE_BYTES = {"numpy": 6 * 2**20, "numba": 3 * 2**20, "fused": 3 * 2**20, "cupy": 512 * 2**20}
+_TILE_ROWS = {
+    "numpy": (256, 8192),
+    "numba": (256, 8192),
+    "fused": (1024, 8192),
+    "cupy": (4096, 262144),
+}
 
 
 def namespace(device: str) -> ModuleType:
@@ -122,7 +127,8 @@ def tile_rows(values_per_row: int, itemsize: int, library: str) -> int:
     Parameters
     ----------
     values_per_row, itemsize : int
-    library : {"numpy", "numba", "cupy"}
+    library : {"numpy", "numba", "fused", "cupy"}
+        ``"fused"`` is a compiled loop that holds a few numbers a row.
     """
     least, most = _TILE_ROWS[library]
     rows = _TILE_BYTES[library] // max(1, values_per_row * itemsize)

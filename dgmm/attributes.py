@@ -39,6 +39,8 @@ class MixtureAttributes:
     covariance_type: str
     _face_dtype: str = "float64"
     _fixed = Fixed()
+    # Components that the fit dropped, of those that it began with.
+    _dropped: tuple[int, ...] = ()
     lower_bounds_: list[float]
 
     @property
@@ -122,7 +124,7 @@ class MixtureAttributes:
                 "definite"
             )
         self.mixture_ = mixture
-        for stale in ("_parts", "_stepwise"):
+        for stale in ("_parts", "_stepwise", "_dropped"):
             self.__dict__.pop(stale, None)
 
     @property

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dgmm.checkpoint import StopRequest
+from dgmm.constraints import check_concentration, check_start
 from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
 from dgmm.device_profile import profile_on
 from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
+from dgmm.emptying import Emptying
 from dgmm.engine.base import Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
@@ -23,23 +26,27 @@ from dgmm.fitting import (
     Emit,
     FitOutcome,
     accelerator_for,
+    check_labelled,
     first_level,
     plan_maximization,
     profile_task,
-    warn_of_constants,
 )
+from dgmm.fixed import Fixed
 from dgmm.guard import Level, safe_level
 from dgmm.halving import halving_of
 from dgmm.holdout import BothSides, FittedSide, Split
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
+from dgmm.notes import warn_of_constants
 from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
 from dgmm.passes import run_members
+from dgmm.posterior import PosteriorPolicy
 from dgmm.profile import Profile
 from dgmm.record import FitEvent
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
 from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
 from dgmm.statistics import BatchStatistics, SufficientStatistics
+from dgmm.variants import Algorithm
 
 __all__ = ["Candidate", "fit_candidates"]
 
@@ -93,13 +100,13 @@ def fit_candidates(
     meter = MemoryMeter()
     parameters = [check_parameters(one) for one in estimators]
     shared = parameters[0]
-    _check_supported(shared, dataset)
     first = estimators[0]
-    options = _shared_options(first, shared, dataset)
+    options = _options(estimators, parameters, dataset)
     kept = FitCheckpoints(*check_checkpoint(first), first.resume, stop)
-    seeds = np.random.SeedSequence(
-        kept.entropy(lambda: seed_entropy(first.random_state), first.random_state, shared.max_iter)
+    entropy = kept.entropy(
+        lambda: seed_entropy(first.random_state), first.random_state, shared.max_iter
     )
+    seeds = np.random.SeedSequence(entropy)
     task = profile_task(parameters, dataset, seeds)
     engine = engine_for(first.engine, dataset)
     reserved = reserved_bytes(parameters, task)
@@ -113,19 +120,14 @@ def fit_candidates(
     split = None if holdout is None else _split(dataset, seeds, holdout)
     device = shared.device_for(dataset.n_rows)
     kept.check_configuration(
-        configuration_of(first, shared, options, None)
-        | {
-            "device": device.partition(":")[0],
-            "n_components": [one.n_components for one in parameters],
-            "covariance_type": [one.family.name for one in parameters],
-            "holdout": holdout,
-        }
+        _configuration(estimators, parameters, options)
+        | {"device": device.partition(":")[0], "holdout": holdout}
     )
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
         profile = session.run(task if split else profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
-        _check_enough(profile, parameters, split)
+        _check_enough(profile, parameters, split, options)
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
@@ -134,17 +136,25 @@ def fit_candidates(
         if chains is None:
             level = first_level(dataset.dtype, shared.dtype, device)
             chains = _starts(estimators, parameters, context, level, seeds, options)
-        message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
-        on_event(FitEvent("initialize", active=len(chains), message=message))
-        accelerator = accelerator_for(parameters, dataset, profile, options)
+        on_event(_started(parameters, chains))
+        accelerator = accelerator_for(parameters, dataset, profile)
+        algorithm = Algorithm(
+            shared.algorithm,
+            shared.temperatures,
+            entropy=entropy,
+            labelled=dataset.has_labels,
+            n_init=shared.n_init,
+        )
         events = iterate(
             context,
             chains,
             tol=shared.tol,
-            options=options,
+            options=[one for one in options for _ in range(shared.n_init)],
             max_iter=shared.max_iter,
             halving=halving_of(shared.halve_after, [shared.n_init] * len(parameters)),
+            algorithm=algorithm,
             accelerator=accelerator,
+            emptying=Emptying(shared.empty_components, profile.sample.x),
             done=kept.iteration,
         )
         for event in kept.watch(
@@ -158,36 +168,75 @@ def fit_candidates(
         on_event(FitEvent("done", max(len(chain.lower_bounds) for chain in chains)))
         regime = "" if accelerator is None else accelerator.regime
         outcomes = [
-            _outcome(group, profile, opened, engine, device, meter, regime, kept)
-            for group in _groups(chains, shared.n_init)
+            _outcome(group, profile, opened, engine, device, meter, regime, kept, one.fixed)
+            for group, one in zip(_groups(chains, shared.n_init), options, strict=True)
         ]
-        return _evaluated(estimators, outcomes, context, opened, split)
+        return _evaluated(estimators, outcomes, context, opened, split, algorithm.final_policy)
 
 
-def _check_supported(shared: FitParameters, dataset: Dataset) -> None:
-    for name, given in (
-        (f"algorithm={shared.algorithm!r}", shared.algorithm != "em"),
-        ("annealing", bool(shared.temperatures)),
-        ("a dataset with labels", dataset.has_labels),
-    ):
-        if given:
-            raise InvalidParameterError(
-                f"{name} is not supported by select_model, which compares candidates by EM's "
-                "likelihood of unlabelled rows; fit them one by one with GaussianMixture"
-            )
+def _started(parameters: Sequence[FitParameters], chains: Sequence[Chain]) -> FitEvent:
+    message = f"{len(parameters)} candidates, {len(chains)} restarts initialised"
+    return FitEvent("initialize", active=len(chains), message=message)
 
 
-def _shared_options(
-    estimator: Any, parameters: FitParameters, dataset: Dataset
-) -> MaximizationOptions:
-    """What all M-steps hold to; what has the shape of one candidate cannot be shared."""
-    for name in ("weight_concentration_prior", "mean_prior", "covariance_prior", "fixed"):
-        if getattr(estimator, name) is not None:
-            raise InvalidParameterError(
-                f"{name} is not supported by select_model, whose candidates differ in their "
-                "components and families; fit them one by one with GaussianMixture"
-            )
-    return plan_maximization(estimator, parameters, dataset)
+def _options(
+    estimators: Sequence[Any], parameters: Sequence[FitParameters], dataset: Dataset
+) -> list[MaximizationOptions]:
+    """What the M-steps of each candidate hold to.
+
+    Raises
+    ------
+    InvalidParameterError
+        If an argument does not fit a candidate: most often an array with a value for each
+        component, where their numbers differ.
+    """
+    check_labelled(parameters[0], dataset)
+    found = []
+    for estimator, one in zip(estimators, parameters, strict=True):
+        with _named(estimator, one):
+            found.append(plan_maximization(estimator, one, dataset))
+    return found
+
+
+@contextmanager
+def _named(estimator: Any, one: FitParameters) -> Iterator[None]:
+    """Say which candidate an argument does not fit, and what to do about it."""
+    try:
+        yield
+    except InvalidParameterError as error:
+        raise InvalidParameterError(
+            f"select_model, candidate {one.family.name} with {one.n_components} components: "
+            f"{error}{_advice(estimator)}"
+        ) from error
+
+
+def _advice(estimator: Any) -> str:
+    names = [name for name in vars(estimator) if name.endswith(("_prior", "_init"))]
+    given = [name for name in names if np.ndim(getattr(estimator, name)) > 0]
+    if not given and not isinstance(estimator.fixed, dict):
+        return ""
+    return (
+        ". All candidates are given the same arguments: a number fits every one of them, an array "
+        "with a value for each component those of one size alone"
+    )
+
+
+def _configuration(
+    estimators: Sequence[Any],
+    parameters: Sequence[FitParameters],
+    options: Sequence[MaximizationOptions],
+) -> dict[str, Any]:
+    """The arguments that change the bits: once where all candidates have them in common."""
+    each = [
+        configuration_of(*one, None) for one in zip(estimators, parameters, options, strict=True)
+    ]
+    return {
+        name: value if all(one[name] == value for one in each) else [one[name] for one in each]
+        for name, value in each[0].items()
+    } | {
+        "n_components": [one.n_components for one in parameters],
+        "covariance_type": [one.family.name for one in parameters],
+    }
 
 
 def _split(dataset: Dataset, seeds: np.random.SeedSequence, share: float) -> Split:
@@ -198,8 +247,13 @@ def _split(dataset: Dataset, seeds: np.random.SeedSequence, share: float) -> Spl
 
 
 def _check_enough(
-    profile: Profile, parameters: Sequence[FitParameters], split: Split | None
+    profile: Profile,
+    parameters: Sequence[FitParameters],
+    split: Split | None,
+    options: Sequence[MaximizationOptions],
 ) -> None:
+    for one in options:
+        check_concentration(one, profile.weight)
     most = max(one.n_components for one in parameters)
     if profile.n_rows >= most:
         return
@@ -225,7 +279,7 @@ def _starts(
     context: Context,
     level: Level,
     seeds: np.random.SeedSequence,
-    options: MaximizationOptions,
+    options: Sequence[MaximizationOptions],
 ) -> list[Chain]:
     n_init, n_features = parameters[0].n_init, len(context.profile.mean)
     # A candidate starts where it would start alone.
@@ -235,7 +289,9 @@ def _starts(
     # Families side by side, because they share the assignment of the sample.
     for restart in range(n_init):
         for i, (estimator, one) in enumerate(zip(estimators, parameters, strict=True)):
-            start = start_from(estimator, one, n_features, finders[i][restart])
+            with _named(estimator, one):
+                start = start_from(estimator, one, n_features, finders[i][restart])
+                start = check_start(start, options[i])
             name = f"{one.family.name}, {one.n_components} components, restart {restart}"
             chains[i, restart] = Chain(start, level, name=name)
     return [chains[key] for key in sorted(chains)]
@@ -250,6 +306,7 @@ def _outcome(
     meter: MemoryMeter,
     regime: str,
     kept: FitCheckpoints,
+    fixed: Fixed,
 ) -> FitOutcome | str:
     """How a candidate went, or why it has no winner."""
     try:
@@ -264,6 +321,7 @@ def _outcome(
         engine=engine,
         device=device,
         peak_memory=meter.peak(),
+        fixed=fixed,
         acceleration=regime,
         earlier=kept.earlier,
         notes=kept.notes,
@@ -276,6 +334,7 @@ def _evaluated(
     context: Context,
     session: Session,
     split: Split | None,
+    policy: PosteriorPolicy,
 ) -> list[Candidate]:
     live = [one for one in outcomes if isinstance(one, FitOutcome)]
     if not live:
@@ -286,7 +345,7 @@ def _evaluated(
         safe_level(mixture, context.frames, one.chain.level)
         for mixture, one in zip(mixtures, live, strict=True)
     ]
-    found = iter(_final(context, session, split, mixtures, levels))
+    found = iter(_final(context, session, split, mixtures, levels, policy))
     return [
         Candidate(estimator, one, *next(found))
         if isinstance(one, FitOutcome)
@@ -301,12 +360,14 @@ def _final(
     split: Split | None,
     mixtures: list[Mixture],
     levels: list[Level],
+    policy: PosteriorPolicy,
 ) -> list[tuple[SufficientStatistics, SufficientStatistics | None]]:
     """Statistics on the fitted rows and on those held out, in one pass."""
     if split is None:
-        return [(one, None) for one in evaluate(context, mixtures, levels)[0]]
+        policies = [policy] * len(mixtures)
+        return [(one, None) for one in evaluate(context, mixtures, levels, policies)[0]]
     # With the quadratic term of tied families: the scatter of the rows held out is not known.
-    task = BatchPass(plan_batch(mixtures, levels, context.frames), device=context.device)
+    task = BatchPass(plan_batch(mixtures, levels, context.frames), policy, context.device)
     members = run_members(BothSides(session, split), task)
     nothing = [None] * len(mixtures)
     sides = [

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dgmm.acceleration import AccelerationState
 from dgmm.acceleration.state import mixture_from_state, mixture_state
-from dgmm.errors import SingularMixtureError
+from dgmm.errors import EmptyComponentError, SingularMixtureError
 from dgmm.guard import Level
 from dgmm.mixture import Mixture
 from dgmm.record import RestartRecord
 
-__all__ = ["ILL_DEFINED", "Chain", "best_chain"]
+__all__ = ["ILL_DEFINED", "Chain", "Emptied", "best_chain"]
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
     "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
     "number of components, increase reg_covar, or scale the input data."
 )
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """What was done about a component without rows.
+
+    Parameters
+    ----------
+    iteration : int
+        Iterations of the chain before; -1 in the fit before it.
+    component : int
+        Its number in the chain's start.
+    action : {"reseeded", "dropped", "raised"}
+    """
+
+    iteration: int
+    component: int
+    action: str
+
+    def __post_init__(self) -> None:
+        whole = all(type(one) is int for one in (self.iteration, self.component))
+        if not whole or self.action not in ("reseeded", "dropped", "raised"):
+            raise ValueError(f"{self} is nothing that is done about a component")
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,7 @@ class Chain:
     reason : str
         Why it retired or was halved away.
     empty : frozenset of int
-        Components that were without rows at some iteration.
+        Components that were without rows at some iteration and stayed, numbered as in the start.
     safest : Level or None
         The safest kernel that was used; None before the first iteration.
     log_likelihood : float
@@ -52,6 +75,10 @@ class Chain:
         algorithm returns that one.
     acceleration : AccelerationState, optional
         What an accelerator knows of the chain; ``mixture`` is then the image of its base.
+    pending : tuple of int
+        Components of ``mixture`` without rows, to be mended before the next pass.
+    emptied : tuple of Emptied
+        What was done about such components so far.
     """
 
     mixture: Mixture
@@ -66,10 +93,62 @@ class Chain:
     name: str = ""
     best: tuple[float, float, Mixture] | None = None
     acceleration: AccelerationState | None = None
+    pending: tuple[int, ...] = ()
+    emptied: tuple[Emptied, ...] = ()
 
     @property
     def is_running(self) -> bool:
         return self.status == "running"
+
+    @property
+    def is_out(self) -> bool:
+        """True if it was given up."""
+        return self.status in {"retired", "halved"}
+
+    def at_best(self) -> Chain:
+        """The chain at its likeliest iterate, where it keeps one."""
+        if self.best is None:
+            return self
+        lower_bound, log_likelihood, mixture = self.best
+        return replace(
+            self,
+            lower_bound=lower_bound,
+            log_likelihood=log_likelihood,
+            mixture=mixture,
+            # What has emptied since has its rows there.
+            pending=tuple(k for k in self.pending if mixture.weights[k] == 0.0),
+        )
+
+    @property
+    def kept_empty(self) -> frozenset[int]:
+        """Components without rows that stayed, where the mixture is that of the last iterate."""
+        if self.best is None:
+            return self.empty
+        # The iterate that is kept may be from before.
+        return frozenset(
+            k for i, k in enumerate(self.kept) if k in self.empty and self.mixture.weights[i] == 0.0
+        )
+
+    @property
+    def dropped(self) -> frozenset[int]:
+        """Components that have left, numbered as in the start."""
+        return frozenset(one.component for one in self.emptied if one.action == "dropped")
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The numbers in the start of the components that are there."""
+        dropped = self.dropped
+        total = self.mixture.n_components + len(dropped)
+        return tuple(k for k in range(total) if k not in dropped)
+
+    def original(self, k: int) -> int:
+        """The number in the start of a component that is there."""
+        return self.kept[k]
+
+    @property
+    def has_settled(self) -> bool:
+        """False until an iteration after components were reseeded or dropped."""
+        return all(one.iteration < len(self.lower_bounds) for one in self.emptied)
 
     def to_state(self) -> dict[str, Any]:
         """The same as arrays, numbers and strings, nested in dictionaries and lists."""
@@ -87,6 +166,8 @@ class Chain:
             "name": self.name,
             "best": None if best is None else [*map(float, best[:2]), mixture_state(best[2])],
             "acceleration": None if state is None else state.to_state(),
+            "pending": list(self.pending),
+            "emptied": [[one.iteration, one.component, one.action] for one in self.emptied],
         }
 
     @classmethod
@@ -102,6 +183,9 @@ class Chain:
                 "lower_bounds": tuple(known["lower_bounds"].tolist()),
                 "empty": frozenset(known["empty"]),
                 "safest": None if safest is None else Level(safest),
+                # Checkpoints from before there was a choice have neither.
+                "pending": tuple(int(k) for k in known.get("pending", ())),
+                "emptied": tuple(Emptied(*one) for one in known.get("emptied", ())),
                 "best": None if best is None else (*best[:2], mixture_from_state(best[2])),
                 "acceleration": (
                     None if accelerated is None else AccelerationState.from_state(accelerated)
@@ -133,11 +217,17 @@ def best_chain(chains: Sequence[Chain]) -> Chain:
     Raises
     ------
     SingularMixtureError
-        If all did.
+        If all did; an EmptyComponentError if one of them because a component was without rows.
     """
     live = [chain for chain in chains if chain.status != "retired"]
     if not live:
         reasons = "; ".join(f"restart {i}: {chain.reason}" for i, chain in enumerate(chains))
+        if any(one.action == "raised" for chain in chains for one in chain.emptied):
+            raise EmptyComponentError(
+                f"all {len(chains)} restarts were given up: {reasons}; lower n_components, start "
+                "elsewhere (init_params, n_init), or pass empty_components='reseed', 'drop' or "
+                "'keep'"
+            )
         raise SingularMixtureError(
             f"{ILL_DEFINED} Priors (dgmm.suggest_priors) or a covariance_floor keep covariances "
             f"definite too. All {len(chains)} restarts retired: {reasons}"

@@ -9,9 +9,10 @@ import numpy as np
 from dgmm.data.columns import disagreement
 from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
+from dgmm.mixture import Mixture
 from dgmm.notices import warn_user
 
-__all__ = ["check_columns", "record_columns"]
+__all__ = ["check_columns", "check_given", "check_some_rows", "record_columns"]
 
 
 def record_columns(estimator: Any, dataset: Dataset) -> None:
@@ -51,4 +52,38 @@ def check_columns(estimator: Any, dataset: Dataset) -> None:
         warn_user(
             f"X does not have valid feature names, but {name} was fitted with feature names",
             UserWarning,
+        )
+
+
+def check_given(dataset: Dataset, given: Mixture) -> None:
+    """Refuse rows that are not of the features of a regression, which ``given`` is a mixture of.
+
+    Raises
+    ------
+    InvalidDataError
+    """
+    check_some_rows(dataset)
+    found, expected = dataset.feature_names, given.feature_names
+    if dataset.n_features != given.n_features:
+        raise InvalidDataError(
+            f"X has {dataset.n_features} columns and {given.n_features} features are given; pass "
+            "their columns alone, in their order"
+        )
+    if found is not None and expected is not None:
+        message = disagreement(found, expected)
+        if message is not None:
+            raise InvalidDataError(message)
+
+
+def check_some_rows(dataset: Dataset) -> None:
+    """Refuse data without rows.
+
+    Raises
+    ------
+    InvalidDataError
+    """
+    if dataset.n_rows < 1:
+        raise InvalidDataError(
+            f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
+            "required by GaussianMixture."
         )

@@ -19,7 +19,14 @@ from dgmm.errors import InvalidParameterError
 if TYPE_CHECKING:
     from dgmm.mixture import Mixture
 
-__all__ = ["conditional", "feature_indices", "marginal", "regress"]
+__all__ = [
+    "Regression",
+    "conditional",
+    "feature_indices",
+    "marginal",
+    "regress",
+    "regression_of",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -76,25 +83,29 @@ def regress(
     mixture: Mixture, x: Any, given: Any, targets: Any, *, return_covariance: bool
 ) -> Array | tuple[Array, Array]:
     """E[y | x] of every row, and its covariance; see :meth:`dgmm.Mixture.regress`."""
+    regression = regression_of(mixture, given, targets)
+    rows = rows_in_memory(mixture, x, regression.given.n_features)
+    means, covariances = regression.of(rows, with_covariance=return_covariance)
+    return means if covariances is None else (means, covariances)
+
+
+def regression_of(mixture: Mixture, given: Any, targets: Any = None) -> Regression:
+    """The regression of some features, by default all others, on those given.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a feature is unknown, named twice or on both sides, or a covariance not definite.
+    """
+    check_covariances(mixture)
     sources = feature_indices(mixture, given)
     wanted = _others(mixture, sources) if targets is None else feature_indices(mixture, targets)
     if set(sources.tolist()) & set(wanted.tolist()):
         raise InvalidParameterError("a feature cannot be given and be a target at once")
-    rows = rows_in_memory(mixture, x, sources.size)
-    regression = _Regression(mixture, sources, wanted)
-    a = wanted.size
-    means = np.empty((len(rows), a))
-    covariances = np.empty((len(rows), a, a)) if return_covariance else None
-    widest = a * max(mixture.n_components, a if return_covariance else 1)
-    for tile in tiles(mixture, rows, widest):
-        posterior, centres = regression.evaluate(rows[tile])
-        means[tile] = np.einsum("nk,kna->na", posterior, centres)
-        if covariances is not None:
-            covariances[tile] = regression.spread(posterior, centres - means[tile])
-    return means if covariances is None else (means, covariances)
+    return Regression(mixture, sources, wanted)
 
 
-class _Regression:
+class Regression:
     """The regressions of the components, and the mixture of the given features that mixes them."""
 
     def __init__(self, mixture: Mixture, given: Array, wanted: Array) -> None:
@@ -107,6 +118,27 @@ class _Regression:
         self.gain, remaining = family.shape.condition_on(joint.covariances, first, last)
         per_component = family.per_component(remaining, joint.n_components)
         self.covariances = family.shape.dense(per_component, wanted.size)
+
+    @property
+    def n_targets(self) -> int:
+        return int(self.means.shape[1])
+
+    def widest(self, *, with_covariance: bool) -> int:
+        """Most numbers for a row that an array holds on the way."""
+        a, k = self.n_targets, self.given.n_components
+        return max(k * max(a, self.given.n_features), a * a if with_covariance else 1)
+
+    def of(self, rows: Array, *, with_covariance: bool) -> tuple[Array, Array | None]:
+        """E[y | x] (n, a) of rows of the given features, and its covariance (n, a, a)."""
+        a = self.n_targets
+        means = np.empty((len(rows), a))
+        covariances = np.empty((len(rows), a, a)) if with_covariance else None
+        for tile in tiles(self.given, rows, self.widest(with_covariance=with_covariance)):
+            posterior, centres = self.evaluate(rows[tile])
+            means[tile] = np.einsum("nk,kna->na", posterior, centres)
+            if covariances is not None:
+                covariances[tile] = self.spread(posterior, centres - means[tile])
+        return means, covariances
 
     def evaluate(self, rows: Array) -> tuple[Array, Array]:
         """Responsibilities (n, K) and the components' predictions (K, n, a)."""

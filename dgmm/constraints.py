@@ -19,28 +19,14 @@ from dgmm.mixture import Mixture
 from dgmm.priors import Priors
 
 __all__ = [
+    "check_concentration",
     "check_fixed",
     "check_start",
     "maximization_options",
-    "restored_constraints",
-    "saved_constraints",
 ]
 
 Array = np.ndarray[Any, Any]
 _HELD = ("weights", "means", "covariances")
-_PRIORS = (
-    "weight_concentration_prior",
-    "mean_prior",
-    "mean_precision_prior",
-    "covariance_prior",
-    "degrees_of_freedom_prior",
-)
-# Where the values of a held parameter may have been given.
-_STARTS = {
-    "weights": ("weights_init",),
-    "means": ("means_init",),
-    "covariances": ("covariances_init", "precisions_init"),
-}
 
 
 def maximization_options(
@@ -64,6 +50,7 @@ def maximization_options(
     """
     floor = _floor(estimator.covariance_floor)
     fixed = check_fixed(estimator.fixed, family, n_components)
+    _check_emptying(estimator, fixed, n_components)
     if estimator.covariances_init is not None and estimator.precisions_init is not None:
         raise InvalidParameterError(
             "covariances_init and precisions_init are both given; they are inverses of each "
@@ -102,6 +89,25 @@ def check_start(start: Mixture, options: MaximizationOptions) -> Mixture:
         covariances = raised.copy()
         covariances[kept] = start.covariances[kept]
     return Mixture(start.weights, start.means, covariances, family.name)
+
+
+def check_concentration(options: MaximizationOptions, weight: float) -> None:
+    """Refuse a prior on the weights that could empty all components.
+
+    Parameters
+    ----------
+    options : MaximizationOptions
+    weight : float
+        Σ w of the rows.
+    """
+    alpha = options.priors.weight_concentration
+    taken = 0.0 if alpha is None else float(np.maximum(1.0 - alpha, 0.0).sum())
+    if 0.0 < taken >= weight:
+        raise InvalidParameterError(
+            f"weight_concentration_prior takes {taken:g} rows from the components and the rows "
+            f"count for {weight:g} in all, so that every component could empty; raise it, lower "
+            "n_components or scale sample_weight"
+        )
 
 
 def _floor(value: Any) -> float:
@@ -188,6 +194,21 @@ def _components(name: str, which: Any, n_components: int) -> frozenset[int]:
     return frozenset(int(k) for k in indices)
 
 
+def _check_emptying(estimator: Any, fixed: Fixed, n_components: int) -> None:
+    if estimator.empty_components == "drop" and fixed:
+        raise InvalidParameterError(
+            f"empty_components='drop' and fixed={estimator.fixed!r} contradict each other: what is "
+            "fixed comes back as it was given, and a component that is dropped does not; pass "
+            "empty_components='keep' or 'reseed', or fixed=None"
+        )
+    if estimator.empty_components == "reseed" and len(fixed.means) == n_components:
+        raise InvalidParameterError(
+            f"empty_components='reseed' and fixed={estimator.fixed!r} contradict each other: a "
+            "component is reseeded by a new mean, and all means are fixed; pass "
+            "empty_components='keep', or fix the means of some components"
+        )
+
+
 # --------------------------------------------------------------------------------------- priors
 
 
@@ -265,11 +286,22 @@ def _at_least(estimator: Any, name: str, k: int, least: float) -> Array | None:
 def _concentration(estimator: Any, k: int) -> Array | None:
     name = "weight_concentration_prior"
     array = _array(estimator, name, (k,), ((),))
-    if array is not None and array.min() < 1.0:
+    if array is None or array.min() >= 1.0:
+        return array
+    found = _least(estimator, name, array)
+    if array.min() <= 0.0:
+        raise InvalidParameterError(f"{found}; α of a Dirichlet prior must be above 0")
+    if estimator.empty_components != "drop":
         raise InvalidParameterError(
-            f"{_least(estimator, name, array)}; it must be at least 1: below that the posterior "
-            "has no mode inside the simplex and empties components; use 1 (no prior) or more, or "
-            "fewer n_components"
+            f"{found}; it must be at least 1: below that the posterior has no mode inside the "
+            "simplex and empties components; use 1 (no prior) or more, or "
+            "empty_components='drop', with which such components leave"
+        )
+    if estimator.acceleration is not None:
+        raise InvalidParameterError(
+            f"{found} and acceleration={estimator.acceleration!r}: below 1 the posterior grows "
+            "without bound as a weight vanishes, and accelerated steps would go there; pass "
+            "acceleration=None, or 1 or more"
         )
     return array
 
@@ -314,48 +346,3 @@ def _degrees(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array 
             f"prior is not proper; {d + 2} (features + 2) is a weak prior"
         )
     return array
-
-
-# ----------------------------------------------------------------------------------- model files
-
-
-def saved_constraints(estimator: Any) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arguments given of those here, for a model file: arrays, and plain facts.
-
-    Starts are kept where they are what a parameter is held at: fitted again, the model read back
-    does what the one written would have done.
-    """
-    arrays = {name: getattr(estimator, name) for name in _PRIORS}
-    facts: dict[str, Any] = {}
-    if estimator.covariance_floor is not None:
-        facts["covariance_floor"] = float(estimator.covariance_floor)
-    held = _written(estimator._fixed, estimator.mixture_.n_components)
-    if held:
-        facts["fixed"] = held
-        for name in held:
-            arrays |= {start: getattr(estimator, start) for start in _STARTS[name]}
-    given = {name: value for name, value in arrays.items() if value is not None}
-    return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}, facts
-
-
-def _written(fixed: Fixed, n_components: int) -> dict[str, Any]:
-    """The argument ``fixed`` that gives this, in one spelling whatever the caller's was."""
-    held = {name: sorted(getattr(fixed, name)) for name in _HELD}
-    return {
-        name: True if len(components) == n_components else components
-        for name, components in held.items()
-        if components
-    }
-
-
-def restored_constraints(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that :func:`saved_constraints` put into a model file."""
-    names = (*_PRIORS, *(start for starts in _STARTS.values() for start in starts))
-    arguments: dict[str, Any] = {
-        name: tensors[name] if tensors[name].ndim else float(tensors[name])
-        for name in names
-        if name in tensors
-    }
-    return arguments | {
-        name: facts[name] for name in ("covariance_floor", "fixed") if name in facts
-    }

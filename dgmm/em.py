@@ -14,6 +14,7 @@ import numpy as np
 
 from dgmm.acceleration import AccelerationState, Accelerator, Evaluated
 from dgmm.chains import ILL_DEFINED, Chain, best_chain
+from dgmm.emptying import Emptying
 from dgmm.engine.base import Session
 from dgmm.expectation import plan_batch
 from dgmm.frame import Frame
@@ -44,6 +45,7 @@ PEAK_TOLERANCE = {Level.FLOAT32: 2e-2, Level.FLOAT64: 1e-6, Level.CENTRED: np.in
 
 
 EM = Algorithm()
+KEEP = Emptying()
 
 # Iterations before a mixture that needed a safer kernel stays with it.
 _WARM_UP = 3
@@ -156,11 +158,12 @@ def iterate(
     chains: list[Chain],
     *,
     tol: float,
-    options: MaximizationOptions,
+    options: MaximizationOptions | Sequence[MaximizationOptions],
     max_iter: int,
     halving: Halving | None = None,
     algorithm: Algorithm = EM,
     accelerator: Accelerator | None = None,
+    emptying: Emptying = KEEP,
     done: int = 0,
 ) -> Iterator[FitEvent]:
     """Run EM until every chain has converged, retired or reached ``max_iter``.
@@ -173,7 +176,8 @@ def iterate(
     tol : float
         A chain has converged when its lower bound per row changes by less; with an accelerator,
         when the estimated gap to its optimum is less.
-    options : MaximizationOptions
+    options : MaximizationOptions, or a sequence of them
+        Of all chains, or one for each, as they are for its start.
     max_iter : int
     halving : Halving, optional
         Which chains compete, and when the worse half of those leaves. None: all run to the end.
@@ -181,6 +185,8 @@ def iterate(
         What stands between the posterior and the M-step.
     accelerator : Accelerator, optional
         Which points a pass evaluates instead of EM's own next ones.
+    emptying : Emptying
+        What becomes of components without rows; by default they stay.
     done : int, default=0
         Iterations that are behind the chains already.
 
@@ -189,6 +195,8 @@ def iterate(
     FitEvent
         After every pass, and for every chain that retires or is halved away.
     """
+    given = [options] * len(chains) if isinstance(options, MaximizationOptions) else options
+    rules = _Rules(tol, tuple(given), algorithm, emptying)
     if not done:
         _retire_singular(chains)
         yield from _announce_retired(chains, 0, range(len(chains)))
@@ -197,10 +205,12 @@ def iterate(
         if not active:
             break
         before = _best_bound(chains)
+        for i in active:
+            chains[i] = emptying.mended(chains[i], rules.options_of(i, chains[i]))
         if accelerator is None:
-            _step(context, chains, active, tol, options, algorithm)
+            _step(context, chains, active, rules)
         else:
-            _accelerated_step(context, chains, active, tol, algorithm, accelerator, iteration)
+            _accelerated_step(context, chains, active, rules, accelerator, iteration)
         _retire_singular(chains)
         if halving is not None:
             _halve(chains, halving, iteration)
@@ -209,19 +219,30 @@ def iterate(
         yield from _announce_retired(chains, iteration, active)
         yield _iteration_event(chains, iteration, before)
     for i, chain in enumerate(chains):
-        if chain.is_running:
-            chains[i] = replace(_best_iterate(chain), status="max_iter")
+        last = replace(chain.at_best(), status="max_iter") if chain.is_running else chain
+        chains[i] = emptying.finished(last)
 
 
-def _step(
-    context: Context,
-    chains: list[Chain],
-    active: Sequence[int],
-    tol: float,
-    options: MaximizationOptions,
-    algorithm: Algorithm,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Rules:
+    """By what the chains go on and stop."""
+
+    tol: float
+    options: tuple[MaximizationOptions, ...]
+    algorithm: Algorithm
+    emptying: Emptying
+
+    def options_of(self, i: int, chain: Chain) -> MaximizationOptions:
+        """Those of the components that a chain still has."""
+        options = self.options[i]
+        if not chain.dropped:
+            return options
+        return options.of_components(chain.kept, chain.mixture.family)
+
+
+def _step(context: Context, chains: list[Chain], active: Sequence[int], rules: _Rules) -> None:
     """One iteration of EM."""
+    algorithm = rules.algorithm
     found, levels = evaluate(
         context,
         [chains[i].mixture for i in active],
@@ -229,7 +250,8 @@ def _step(
         [algorithm.policy(i, len(chains[i].lower_bounds)) for i in active],
     )
     for i, statistics, level in zip(active, found, levels, strict=True):
-        chains[i] = _advance(chains[i], statistics, level, tol, options, algorithm)
+        options = rules.options_of(i, chains[i])
+        chains[i] = _advance(chains[i], statistics, level, options, rules)
         held = options.fixed.mask("means", chains[i].mixture.n_components)
         moved = algorithm.perturbed(
             chains[i].mixture, i, len(chains[i].lower_bounds) - 1, held=held
@@ -241,8 +263,7 @@ def _accelerated_step(
     context: Context,
     chains: list[Chain],
     active: Sequence[int],
-    tol: float,
-    algorithm: Algorithm,
+    rules: _Rules,
     accelerator: Accelerator,
     iteration: int,
 ) -> None:
@@ -254,7 +275,7 @@ def _accelerated_step(
         context,
         [trial.mixture for _, trial in trials],
         [max(chains[i].level, states[i].least_level) for i, _ in trials],
-        [algorithm.policy(i, len(chains[i].lower_bounds)) for i, _ in trials],
+        [rules.algorithm.policy(i, len(chains[i].lower_bounds)) for i, _ in trials],
         [not trial.is_sure for _, trial in trials],
     )
     results: dict[int, list[Evaluated]] = {i: [] for i in active}
@@ -263,8 +284,11 @@ def _accelerated_step(
         results[i].append(Evaluated(trial, one, level, breached))
     for i in active:
         several = accelerator.schedule.several(i, iteration)
-        state = accelerator.advance(states[i], results[i], several=several)
-        chains[i] = _accelerated(chains[i], state, tol)
+        options = rules.options_of(i, chains[i])
+        state = accelerator.advance(states[i], results[i], options, several=several)
+        chains[i] = _accelerated(chains[i], state, rules.tol)
+        if state.base is not None:
+            chains[i] = rules.emptying.noted(chains[i], state.base.empty, options)
 
 
 def _accelerated(chain: Chain, state: AccelerationState, tol: float) -> Chain:
@@ -286,34 +310,25 @@ def _accelerated(chain: Chain, state: AccelerationState, tol: float) -> Chain:
         level=base.level if len(chain.lower_bounds) > _WARM_UP else chain.level,
         log_likelihood=base.log_likelihood,
         status="converged" if state.gap < tol else "running",
-        empty=chain.empty | set(base.empty),
         safest=base.level if chain.safest is None else max(base.level, chain.safest),
     )
 
 
 def _give_way(chains: list[Chain], accelerator: Accelerator, iteration: int) -> None:
-    bounds = [None if _is_out(chain) else chain.lower_bound for chain in chains]
+    bounds = [None if chain.is_out else chain.lower_bound for chain in chains]
     for i, reason in accelerator.schedule.leaving(bounds, iteration).items():
         if chains[i].is_running:
             chains[i] = replace(chains[i], status="halved", reason=reason)
-
-
-def _best_iterate(chain: Chain) -> Chain:
-    """The chain at its likeliest iterate, where it keeps one."""
-    if chain.best is None:
-        return chain
-    lower_bound, log_likelihood, mixture = chain.best
-    return replace(chain, lower_bound=lower_bound, log_likelihood=log_likelihood, mixture=mixture)
 
 
 def _advance(
     chain: Chain,
     statistics: SufficientStatistics,
     level: Level,
-    tol: float,
     options: MaximizationOptions,
-    algorithm: Algorithm,
+    rules: _Rules,
 ) -> Chain:
+    algorithm = rules.algorithm
     log_likelihood = statistics.log_likelihood / statistics.weight
     log_prior = options.priors.log_density(chain.mixture) / statistics.weight
     lower_bound = algorithm.lower_bound(statistics) + log_prior
@@ -321,9 +336,9 @@ def _advance(
     if algorithm.keeps_best and (best is None or lower_bound > best[0]):
         best = (lower_bound, log_likelihood, chain.mixture)
     step = maximize(statistics, chain.mixture.family, options, previous=chain.mixture)
-    converged = abs(lower_bound - chain.lower_bound) < tol
+    converged = abs(lower_bound - chain.lower_bound) < rules.tol and chain.has_settled
     converged &= algorithm.may_stop(len(chain.lower_bounds))
-    return replace(
+    chain = replace(
         chain,
         mixture=step.mixture,
         # The start's covariances come from few rows: what they need is not what the fit will need.
@@ -332,10 +347,10 @@ def _advance(
         lower_bounds=(*chain.lower_bounds, lower_bound),
         log_likelihood=log_likelihood,
         status="converged" if converged else "running",
-        empty=chain.empty | set(step.empty),
         safest=level if chain.safest is None else max(level, chain.safest),
         best=best,
     )
+    return rules.emptying.noted(chain, step.empty, options)
 
 
 def _retire_singular(chains: list[Chain]) -> None:
@@ -351,22 +366,18 @@ def _retire_singular(chains: list[Chain]) -> None:
 
 
 def _halve(chains: list[Chain], halving: Halving, iteration: int) -> None:
-    histories = [None if _is_out(chain) else chain.lower_bounds for chain in chains]
+    histories = [None if chain.is_out else chain.lower_bounds for chain in chains]
     for i, reason in halving.leaving(histories, iteration).items():
         # One that has converged costs nothing to keep.
         if chains[i].is_running:
-            chains[i] = replace(_best_iterate(chains[i]), status="halved", reason=reason)
-
-
-def _is_out(chain: Chain) -> bool:
-    return chain.status in {"retired", "halved"}
+            chains[i] = replace(chains[i].at_best(), status="halved", reason=reason)
 
 
 def _announce_retired(
     chains: list[Chain], iteration: int, indices: Sequence[int]
 ) -> Iterator[FitEvent]:
     for i in indices:
-        if _is_out(chains[i]):
+        if chains[i].is_out:
             message = f"{chains[i].name or f'restart {i}'} retired: {chains[i].reason}"
             yield FitEvent("retired", iteration=iteration, message=message)
 

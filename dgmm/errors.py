@@ -8,6 +8,7 @@
     ├── InvalidDtypeError       (TypeError)     strings, objects, complex numbers
     │   └── ComplexDataError                    complex numbers: an InvalidDataError as well
     ├── SingularMixtureError    (ValueError)    every restart collapsed
+    │   └── EmptyComponentError                 or lost a component, with empty_components='raise'
     ├── SourceError             (OSError)       a source that cannot be opened or read
     │   ├── MissingChunkError                   a chunk that was never written
     │   ├── DamagedBlockError                   a block whose bytes do not pass their check
@@ -45,6 +46,7 @@ __all__ = [
     "DataChangedError",
     "DgmmError",
     "DgmmWarning",
+    "EmptyComponentError",
     "EmptyComponentWarning",
     "EngineError",
     "FitStoppedError",
@@ -83,6 +85,13 @@ class ComplexDataError(InvalidDtypeError, InvalidDataError):
 
 class SingularMixtureError(DgmmError, ValueError):
     """Every restart ended in a covariance that is not positive definite."""
+
+
+class EmptyComponentError(SingularMixtureError):
+    """Every restart was given up, one at least because a component was left without rows.
+
+    Only with ``empty_components="raise"``.
+    """
 
 
 class SourceError(DgmmError, OSError):
@@ -148,4 +157,4 @@ class ConstantFeatureWarning(DgmmWarning):
 
 
 class EmptyComponentWarning(DgmmWarning):
-    """A component was left without rows: what no prior determines of it stayed as it was."""
+    """A component was left without rows: it stayed as it was, or was reseeded or dropped."""

@@ -7,32 +7,29 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from dgmm import fitting, prediction
+from dgmm import fitting
 from dgmm.attributes import MixtureAttributes, NotFittedError
 from dgmm.checkpoint import StopRequest
-from dgmm.columns import check_columns, record_columns
+from dgmm.columns import record_columns
 from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.incremental import PartialFit
 from dgmm.notices import warn_user
-from dgmm.parameters import check_parameters, seed_entropy
+from dgmm.parameters import check_parameters
 from dgmm.plotting import PlotMethods
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
-from dgmm.sampling import check_draw, sample_rows
+from dgmm.row_methods import RowMethods
 
 __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 
-Array = np.ndarray[Any, Any]
-
 
 class GaussianMixture(
-    PartialFit, MixtureAttributes, Exchange, PlotMethods, DensityMixin, BaseEstimator
+    PartialFit, MixtureAttributes, RowMethods, Exchange, PlotMethods, DensityMixin, BaseEstimator
 ):
     """A Gaussian mixture, fitted by expectation-maximisation to data of any size.
 
@@ -69,6 +66,12 @@ class GaussianMixture(
         say which it is. ``reg_covar`` is then a penalty, so that nothing falls, and
         ``algorithm`` other than ``"em"`` and ``annealing`` go without. See the page on
         acceleration.
+    empty_components : {"keep", "reseed", "drop", "raise"}, default="keep"
+        What becomes of a component that is left without rows (n_k ≤ 10 eps Σ w). ``"keep"``: what
+        no prior determines of it stays as it was. ``"reseed"``: it starts again at the row of the
+        sample that the mixture explains worst, at most three times. ``"drop"``: it leaves, so that
+        the result has fewer than ``n_components``. ``"raise"``: its restart is given up. All but
+        the last are reported by a warning and in ``record_.notes``.
     init_params : str or callable, default="kmeans"
         How a restart begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` (responsibilities),
         ``"random_from_data"`` (also ``"points"``) or ``"maxdist"`` on a sample of the rows (all
@@ -86,7 +89,8 @@ class GaussianMixture(
         Covariances, instead of ``precisions_init``.
     weight_concentration_prior : float or array of shape (n_components,), optional
         α ≥ 1 of a Dirichlet prior; 1 is uniform. With any prior, the mode of the posterior is
-        sought instead of maximum likelihood.
+        sought instead of maximum likelihood. With ``empty_components="drop"`` also 0 < α < 1:
+        components with fewer than 1 − α rows are then dropped.
     mean_prior : float or array of shape (n_features,) or (n_components, n_features), optional
         μ0 of Gaussian priors with covariance Σ_k / κ0.
     mean_precision_prior : float or array of shape (n_components,), optional
@@ -195,6 +199,7 @@ class GaussianMixture(
         n_init: int = 1,
         halve_after: int | None = None,
         acceleration: str | None = None,
+        empty_components: str = "keep",
         init_params: Any = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
@@ -232,6 +237,7 @@ class GaussianMixture(
         self.n_init = n_init
         self.halve_after = halve_after
         self.acceleration = acceleration
+        self.empty_components = empty_components
         self.init_params = init_params
         self.weights_init = weights_init
         self.means_init = means_init
@@ -290,6 +296,8 @@ class GaussianMixture(
             If the projected memory exceeds ``memory_limit``.
         SingularMixtureError
             If every restart collapsed.
+        EmptyComponentError
+            If every restart was given up, with ``empty_components="raise"``.
         CheckpointError, CheckpointMismatchError
             If no checkpoint can be used, or the one that is there is of another fit.
         """
@@ -335,7 +343,7 @@ class GaussianMixture(
         self.__dict__.pop("n_samples_seen_", None)
         chain = outcome.chain
         self._set_mixture(replace(chain.mixture, feature_names=dataset.feature_names))
-        self._fixed = outcome.fixed
+        self._fixed, self._dropped = outcome.fixed, tuple(sorted(chain.dropped))
         self.converged_ = chain.status == "converged"
         self.n_iter_ = len(chain.lower_bounds)
         self.lower_bound_ = chain.lower_bound
@@ -355,112 +363,3 @@ class GaussianMixture(
             )
         elif event.message:
             print(event.message)
-
-    # -------------------------------------------------------------- prediction
-
-    def predict(self, X: Any, *, out: Any = None) -> Any:
-        """Label of the likeliest component of every row.
-
-        Parameters
-        ----------
-        X : array-like, Dask array, Zarr array, path or URL, or Dataset
-        out : path, URL or Zarr array, optional
-            Where to stream the labels; they are then returned as a Zarr array.
-
-        Returns
-        -------
-        array of shape (n_rows,), int64
-            NumPy for arrays in memory, a lazy Dask array for anything else.
-        """
-        return self._rows("labels", X, out)
-
-    def predict_proba(self, X: Any, *, out: Any = None) -> Any:
-        """Responsibilities of the components for every row: shape (n_rows, n_components).
-
-        Parameters and kinds of result as in :meth:`predict`.
-        """
-        return self._rows("responsibilities", X, out)
-
-    def score_samples(self, X: Any, *, out: Any = None) -> Any:
-        """Log density of every row, in nats: shape (n_rows,).
-
-        Parameters and kinds of result as in :meth:`predict`.
-        """
-        return self._rows("log_density", X, out)
-
-    def _rows(self, output: str, X: Any, out: Any) -> Any:
-        self._check_fitted()
-        return prediction.predict_rows(self, self._dataset(X), output, out)
-
-    def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
-        dataset = fitting.open_rows(X, sample_weight, device=self.device)
-        if dataset.n_rows < 1:
-            raise InvalidDataError(
-                f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
-                "required by GaussianMixture."
-            )
-        check_columns(self, dataset)
-        return dataset
-
-    def evaluate(self, X: Any, sample_weight: Any = None) -> Evaluation:
-        """Log-likelihood, BIC and AIC of the rows, in one pass over them.
-
-        Parameters
-        ----------
-        X : array-like, Dask array, Zarr array, path or URL, or Dataset
-        sample_weight : optional
-            As in :meth:`fit`. The n of BIC is the sum of the weights.
-        """
-        self._check_fitted()
-        return prediction.evaluate(self, self._dataset(X, sample_weight))
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log density of the rows, by their weights, in nats."""
-        return self.evaluate(X, sample_weight).log_likelihood
-
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """Bayesian information criterion on the rows; lower is better."""
-        return self.evaluate(X, sample_weight).bic
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike information criterion on the rows; lower is better."""
-        return self.evaluate(X, sample_weight).aic
-
-    def sample(
-        self,
-        n_samples: int = 1,
-        *,
-        component: int | None = None,
-        confidence: float | None = None,
-        std_range: tuple[float, float] | None = None,
-        out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Draw rows from the mixture, by ``random_state``.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        component : int, optional
-            Draw from this component alone.
-        confidence : float, optional
-            Draw inside the ellipsoids that hold this share of each component.
-        std_range : (float, float), optional
-            Draw where a ≤ Mahalanobis distance ≤ b; b may be infinite.
-        out : path, URL or Zarr array, or a pair of them, optional
-            Where to stream rows, or rows and labels.
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-        y : array of shape (n_samples,), int64
-            The component of each row; see :meth:`dgmm.Mixture.sample` for the details of all this.
-
-        Raises
-        ------
-        InvalidParameterError
-            If an argument is out of range.
-        """
-        self._check_fitted()
-        wanted = check_draw(self._mixture, component, confidence, std_range)
-        seed = np.random.SeedSequence(seed_entropy(self.random_state), spawn_key=(2,))
-        return sample_rows(self._mixture, n_samples, seed, wanted, out=out, dtype=self._face_dtype)

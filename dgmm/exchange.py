@@ -74,15 +74,33 @@ class Exchange:
         persistence.save_model(self, path)
 
     @classmethod
-    def load(cls, path: Any, device: str | None = None) -> Self:
+    def load(
+        cls,
+        path: Any,
+        device: str | None = None,
+        *,
+        engine: Any = None,
+        memory_limit: int | str | None = None,
+    ) -> Self:
         """Read a model that :meth:`save` wrote.
+
+        The arguments of its fit come back with it. Where and how it runs is a matter of the
+        machine and no part of a model file: give it here.
+
+        Parameters
+        ----------
+        path : str or path-like
+        device, engine, memory_limit : optional
+            As in the constructor.
 
         Raises
         ------
         ModelFileError
             If the file is truncated, altered, of a newer version or no model file.
         """
-        return persistence.load_model(cls, path, device)
+        device = "auto" if device is None else device
+        running = {"device": device, "engine": engine, "memory_limit": memory_limit}
+        return persistence.load_model(cls, path, running)
 
     def state_dict(self) -> dict[str, Any]:
         """The fitted model as a dictionary of float64 arrays and plain facts.

@@ -19,7 +19,7 @@ from dgmm.data.dataset import Rows
 from dgmm.devices import is_device_array
 from dgmm.errors import InvalidDataError
 from dgmm.features import Layout
-from dgmm.fused import evaluate_fused, fused_workspace, fusible
+from dgmm.fused import Fused, fused_bytes, fused_workspace
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
 from dgmm.mixture import Mixture
@@ -118,7 +118,10 @@ class BatchPass(Placed):
     @property
     def buffer_bytes(self) -> int:
         backend = backend_of(self.device)
-        own = sum(kernel.workspace_bytes(backend) for kernel in self.kernels)
+        own = sum(
+            max(kernel.workspace_bytes(backend), fused_bytes(kernel, backend))
+            for kernel in self.kernels
+        )
         # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
         copies = (
             8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6) for kernel in self.kernels
@@ -167,13 +170,13 @@ class BatchPass(Placed):
         return [self._workspace_of(kernel, backend) for kernel in self.kernels]
 
     def _workspace_of(self, kernel: Kernel, backend: Backend) -> Any:
-        policies = [self._policy_of(member) for member in kernel.members]
-        if fusible(kernel, policies, backend) and isinstance(kernel, FeatureKernel):
-            return fused_workspace(kernel, backend)
-        return kernel.workspace(backend)
+        fused = fused_workspace(kernel, self._policies_of(kernel), backend)
+        return kernel.workspace(backend) if fused is None else fused
 
-    def _policy_of(self, member: Member) -> PosteriorPolicy:
-        return self.policies[member.index] if self.policies else self.policy
+    def _policies_of(self, kernel: Kernel) -> list[PosteriorPolicy]:
+        return [
+            self.policies[one.index] if self.policies else self.policy for one in kernel.members
+        ]
 
     def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
         backend = backend_of(self.device)
@@ -187,17 +190,18 @@ class BatchPass(Placed):
     def _evaluate_kernel(
         self, kernel: Kernel, rows: Rows, ws: Any, backend: Backend
     ) -> Iterator[tuple[Member, SufficientStatistics]]:
-        if isinstance(ws, dict) and isinstance(kernel, FeatureKernel):
-            yield from evaluate_fused(kernel, rows, ws, backend)
+        if isinstance(ws, Fused):
+            yield from ws.evaluate(rows)
             return
+        policies = self._policies_of(kernel)
         sums = kernel.zeros(backend.xp)
         scalars = [scalars_for(backend) for _ in kernel.members]
-        for tile in _counted_tiles(rows, kernel.tile_rows(backend)):
+        for tile in rows.counted_tiles(kernel.tile_rows(backend)):
             with np.errstate(all="ignore"):
                 joints = kernel.log_joint(tile.x, ws, backend)
             weight = None if tile.weight is None else backend.xp.asarray(tile.weight)
-            for joint, member, scalar in zip(joints, kernel.members, scalars, strict=True):
-                scalar.take(joint, self._policy_of(member), weight, tile)
+            for joint, policy, scalar in zip(joints, policies, scalars, strict=True):
+                scalar.take(joint, policy, weight, tile)
             kernel.accumulate(joints, sums, ws, backend)
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
             yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
@@ -261,8 +265,8 @@ class RowPass(Placed):
     ----------
     kernel : Kernel
         With one member, quadratic term included.
-    output : {"log_density", "responsibilities", "labels"}
-        Shapes (n,), (n, n_components), (n,).
+    output : {"log_density", "outlier_score", "responsibilities", "labels"}
+        Shapes (n,), (n,), (n, n_components), (n,); the second is minus the first.
     dtype : str
         Of the values; labels are int64 whatever it says.
     device : str, default="cpu"
@@ -324,7 +328,7 @@ class RowPass(Placed):
             values[bad] = nothing
             return values
         rows = replace(rows, x=_on_device(rows.x, backend))
-        for tile in _tiles(rows, self.kernel.tile_rows(backend)):
+        for tile in rows.tiles(self.kernel.tile_rows(backend)):
             start = tile.first_row - rows.first_row
             try:
                 found = to_host(self._values(self.kernel, tile, workspace, backend))
@@ -338,7 +342,7 @@ class RowPass(Placed):
     def _safe_values(self, tile: Rows, backend: Backend) -> Array:
         kernel = self.kernel if self.fallback is None else self.fallback
         workspace = kernel.workspace(backend)
-        pieces = _tiles(tile, kernel.tile_rows(backend))
+        pieces = tile.tiles(kernel.tile_rows(backend))
         return np.concatenate(
             [to_host(self._values(kernel, one, workspace, backend)) for one in pieces]
         )
@@ -355,7 +359,8 @@ class RowPass(Placed):
             return labels
         if self.value_shape:
             return joint.T
-        return posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+        density = posterior.log_density.astype(np.float64) + self.kernel.members[0].log_offset
+        return -density if self.output == "outlier_score" else density
 
 
 def _without_bad(rows: Rows) -> Rows:
@@ -373,15 +378,3 @@ def _on_device(x: Any, backend: Backend) -> Any:
 
 def _first_bad(log_density: Any) -> int:
     return int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
-
-
-def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
-    for start in range(0, rows.n_rows, size):
-        yield rows.part(start, min(start + size, rows.n_rows))
-
-
-def _counted_tiles(rows: Rows, size: int) -> Iterator[Rows]:
-    for tile in _tiles(rows, size):
-        counted = tile.counted()
-        if counted.n_rows:
-            yield counted

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dgmm.acceleration import Accelerator, choose_regime
 from dgmm.acceleration.regime import operations_per_byte, schedule_of
+from dgmm.chains import Emptied
 from dgmm.checkpoint import Effort
-from dgmm.constraints import check_start, maximization_options
+from dgmm.constraints import check_concentration, check_start, maximization_options
 from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
 from dgmm.device_profile import profile_on
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
+from dgmm.emptying import Emptying
 from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.devices import found_devices
 from dgmm.engine.local import LocalEngine
 from dgmm.engine.memory import MemoryMeter
-from dgmm.errors import (
-    ConstantFeatureWarning,
-    EmptyComponentWarning,
-    InvalidDataError,
-    InvalidParameterError,
-)
+from dgmm.errors import InvalidDataError, InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.guard import Level, first_level
 from dgmm.halving import halving_of
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
-from dgmm.notices import warn_user
+from dgmm.notes import notes_of, warn_of_constants, warn_of_emptied
 from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -47,19 +44,15 @@ from dgmm.variants import Algorithm
 __all__ = [
     "FitOutcome",
     "accelerator_for",
-    "emptied",
+    "check_labelled",
     "first_level",
     "fit_dataset",
     "open_rows",
     "plan_maximization",
     "profile_task",
-    "warn_of_constants",
-    "warn_of_empty",
 ]
 
 Emit = Callable[[FitEvent], None]
-
-_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ class FitOutcome:
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
             device_reason=self.device_reason,
-            notes=(*_notes(self.profile, self.chains), *self.notes),
+            notes=(*notes_of(self.profile, self.chains), *self.notes),
             skipped_rows=self.profile.skipped.rows,
             skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
             acceleration=self.acceleration,
@@ -119,6 +112,7 @@ def fit_dataset(
         Called with every :class:`~dgmm.record.FitEvent`.
     """
     meter = MemoryMeter()
+    check_labelled(parameters, dataset)
     options = plan_maximization(estimator, parameters, dataset)
     kept = FitCheckpoints(*check_checkpoint(estimator), estimator.resume, estimator._stop)
     entropy = kept.entropy(
@@ -133,16 +127,14 @@ def fit_dataset(
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
-    device, reason = parameters.device_with_reason(dataset.n_rows)
-    if isinstance(engine, LocalEngine):
-        # Missed here, not after a pass over the data.
-        found_devices(device)
+    device, reason = _device_for(parameters, dataset, engine)
     configuration = configuration_of(estimator, parameters, options, previous)
     kept.check_configuration(configuration | {"device": device.partition(":")[0]})
     with meter, single_threaded_blas(), session:
         profile = session.run(profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
+        check_concentration(options, profile.weight)
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
@@ -155,7 +147,7 @@ def fit_dataset(
         if chains is None:
             chains = _starts(estimator, parameters, options, context, level, previous, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
-        accelerator = accelerator_for([parameters], dataset, profile, options)
+        accelerator = accelerator_for([parameters], dataset, profile)
         events = iterate(
             context,
             chains,
@@ -170,6 +162,7 @@ def fit_dataset(
                 labelled=dataset.has_labels,
             ),
             accelerator=accelerator,
+            emptying=Emptying(parameters.empty_components, profile.sample.x),
             done=kept.iteration,
         )
         for event in kept.watch(
@@ -181,7 +174,7 @@ def fit_dataset(
         ):
             on_event(event)
         winner = best_chain(chains)
-        warn_of_empty(emptied(winner))
+        warn_of_emptied(winner)
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
         return FitOutcome(
             chain=winner,
@@ -199,11 +192,18 @@ def fit_dataset(
         )
 
 
+def _device_for(parameters: FitParameters, dataset: Dataset, engine: Engine) -> tuple[str, str]:
+    device, reason = parameters.device_with_reason(dataset.n_rows)
+    if isinstance(engine, LocalEngine):
+        # A GPU is missed here, not after a pass over the data.
+        found_devices(device)
+    return device, reason
+
+
 def accelerator_for(
     candidates: Sequence[FitParameters],
     dataset: Dataset,
     profile: Profile,
-    options: MaximizationOptions,
 ) -> Accelerator | None:
     """The accelerator of a fit, or of all candidates of a selection; None for EM alone.
 
@@ -213,7 +213,6 @@ def accelerator_for(
         With the same ``acceleration``, ``algorithm`` and ``annealing``.
     dataset : Dataset
     profile : Profile
-    options : MaximizationOptions
     """
     shared = candidates[0]
     if shared.acceleration is None or shared.algorithm != "em" or shared.temperatures:
@@ -227,7 +226,7 @@ def accelerator_for(
             per_byte=operations_per_byte(shapes, dataset.n_features, dataset.dtype.itemsize),
         )
     schedule = schedule_of(regime, [one.n_init for one in candidates])
-    return Accelerator(options, profile.weight, regime, schedule)
+    return Accelerator(profile.weight, regime, schedule)
 
 
 def _said(parameters: FitParameters, accelerator: Accelerator | None) -> str:
@@ -235,6 +234,15 @@ def _said(parameters: FitParameters, accelerator: Accelerator | None) -> str:
     if accelerator is not None:
         return accelerator.regime
     return "" if parameters.acceleration is None else "none"
+
+
+def check_labelled(parameters: FitParameters, dataset: Dataset) -> None:
+    """Refuse labels of components whose numbers may change."""
+    if dataset.has_labels and parameters.empty_components == "drop":
+        raise InvalidParameterError(
+            "empty_components='drop' renumbers the components, and labels go by their numbers; "
+            "pass empty_components='keep' or 'reseed'"
+        )
 
 
 def plan_maximization(
@@ -256,6 +264,7 @@ def profile_task(
     """The profile that every fit which shares the passes needs, from the one seed of the fit."""
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
     most = max(one.n_components for one in candidates)
+    least = min(one.n_components for one in candidates)
     # Any node of the tree may hold a whole sample by weight or of known rows.
     whole = dataset.has_weights or dataset.has_labels
     size = sample_size(dataset.n_features, most, at_every_node=whole)
@@ -267,7 +276,7 @@ def profile_task(
         itemsize=dataset.dtype.itemsize,
         weighted=dataset.has_weights,
         labelled=dataset.has_labels,
-        n_labels=most,
+        n_labels=least,
         dense=any(one.family.shape.uses_whitening() for one in candidates),
     )
 
@@ -284,50 +293,6 @@ def _check_counted(profile: Profile, parameters: FitParameters) -> None:
         )
 
 
-def warn_of_constants(profile: Profile, dataset: Dataset) -> None:
-    """Warn of columns without variance, before the fit spends hours on them."""
-    constant = profile.constant_features
-    if not constant:
-        return
-    names = dataset.feature_names
-    listed = [
-        f"{i if names is None else repr(names[i])} ({profile.least[i]:g})"
-        for i in constant[:_MOST_LISTED]
-    ]
-    more = f" and {len(constant) - _MOST_LISTED} more" if len(constant) > _MOST_LISTED else ""
-    several = len(constant) > 1
-    warn_user(
-        f"column{'s' * several} {', '.join(listed)}{more} {'are' if several else 'is'} constant: "
-        "no component is told from another by that, and the variance there is what reg_covar, "
-        "covariance_floor or a prior makes it (in spherical families, part of the mean of all), "
-        "so densities, scores and BIC follow from that choice; drop such columns, or set "
-        "covariance_floor to the square of the precision of the data",
-        ConstantFeatureWarning,
-    )
-
-
-def emptied(chain: Chain) -> frozenset[int]:
-    """Components of the mixture that a chain ends in that were left without rows."""
-    if chain.best is None:
-        return chain.empty
-    # The iterate that is kept may be from before.
-    return frozenset(k for k in chain.empty if chain.mixture.weights[k] == 0.0)
-
-
-def warn_of_empty(components: Collection[int]) -> None:
-    """Warn of components of the result that were left without rows."""
-    if not components:
-        return
-    names = ", ".join(str(k) for k in sorted(components))
-    several = len(components) > 1
-    warn_user(
-        f"component{'s' * several} {names} {'were' if several else 'was'} without rows: what no "
-        "prior determines stayed as it was, and the weight may be 0; lower n_components, start "
-        "elsewhere (init_params, n_init) or set weight_concentration_prior above 1",
-        EmptyComponentWarning,
-    )
-
-
 def _starts(
     estimator: Any,
     parameters: FitParameters,
@@ -338,22 +303,28 @@ def _starts(
     seeds: np.random.SeedSequence,
 ) -> list[Chain]:
     if previous is not None:
-        _check_previous(previous.mixture_, parameters, len(context.profile.mean))
+        _check_previous(previous, parameters, len(context.profile.mean))
         start = check_start(previous.mixture_, options)
-        return [Chain(start, level, lower_bound=previous.lower_bound_)]
+        gone = tuple(Emptied(-1, k, "dropped") for k in previous._dropped)
+        return [Chain(start, level, lower_bound=previous.lower_bound_, emptied=gone)]
     seeds_of = [restart_seed(seeds, restart) for restart in range(parameters.n_init)]
-    # Held values are put into the start when it is there.
-    free = replace(options, fixed=Fixed())
-    finders = start_finders([parameters], context, level, [seeds_of], free)
+    finders = start_finders([parameters], context, level, [seeds_of], [options])
     n_features = len(context.profile.mean)
     starts = [start_from(estimator, parameters, n_features, find) for find in finders[0]]
     starts = [check_start(start, options) for start in starts]
     return [Chain(start, level) for start in starts]
 
 
-def _check_previous(mixture: Mixture, parameters: FitParameters, n_features: int) -> None:
+def _check_previous(previous: Any, parameters: FitParameters, n_features: int) -> None:
     """Refuse to go on from a fit of another shape."""
-    found = (mixture.n_components, mixture.covariance_type, mixture.n_features)
+    mixture: Mixture = previous.mixture_
+    if previous._dropped and parameters.empty_components != "drop":
+        raise InvalidParameterError(
+            f"warm_start goes on from a fit that dropped components {list(previous._dropped)}; "
+            "pass empty_components='drop', or warm_start=False to start anew"
+        )
+    began = mixture.n_components + len(previous._dropped)
+    found = (began, mixture.covariance_type, mixture.n_features)
     wanted = (parameters.n_components, parameters.family.name, n_features)
     names = ("n_components", "covariance_type", "the number of features")
     for name, one, other in zip(names, found, wanted, strict=True):
@@ -366,22 +337,3 @@ def _check_previous(mixture: Mixture, parameters: FitParameters, n_features: int
 
 def _started(chains: list[Chain]) -> str:
     return f"{len(chains)} restart{'s' if len(chains) > 1 else ''} initialised"
-
-
-def _notes(profile: Profile, chains: tuple[Chain, ...]) -> tuple[str, ...]:
-    notes = [
-        f"feature {i} is constant ({profile.least[i]:g}): the fit gives it what variance it has"
-        for i in profile.constant_features
-    ]
-    if profile.skipped.rows:
-        notes.append(f"skipped: {profile.skipped}")
-    for i, chain in enumerate(chains):
-        if chain.empty:
-            names = ", ".join(str(k) for k in sorted(chain.empty))
-            notes.append(
-                f"restart {i}: components {names} were without rows; what no prior "
-                "determines of them stayed as it was"
-            )
-        if chain.reason:
-            notes.append(f"restart {i} retired: {chain.reason}")
-    return tuple(notes)

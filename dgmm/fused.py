@@ -1,83 +1,171 @@
-"""Mixtures of a batch in one kernel each, that keeps features and responsibilities on the chip.
+"""Steps that do a whole part at once, and keep features and responsibilities on the chip.
 
-The statistics are those of :class:`~dgmm.kernels.FeatureKernel` in float64 to a few roundings.
+A pass asks for one where its backend has one, and uses the kernel's own tiles otherwise. The
+statistics are those of :class:`~dgmm.kernels.FeatureKernel` to a few roundings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dgmm.backend import Backend, CudaBackend
+from dgmm.arrays import tile_rows
+from dgmm.backend import Backend, CompiledBackend, CudaBackend
+from dgmm.compiled import FusedStep
 from dgmm.cuda.fused import FusedShape, FusedSums
 from dgmm.data.dataset import Rows
 from dgmm.kernels import FeatureKernel, Kernel, Member
-from dgmm.posterior import Expectation, PosteriorPolicy
-from dgmm.scalars import bad_row
+from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
+from dgmm.scalars import Scalars, bad_row
 from dgmm.statistics import SufficientStatistics
 
-__all__ = ["FusedWorkspace", "evaluate_fused", "fused_workspace", "fusible"]
+__all__ = ["Fused", "fused_bytes", "fused_workspace"]
 
 Array = np.ndarray[Any, Any]
 
-FusedWorkspace = dict[int, FusedSums]
+# Values of a row that the loop writes, or that are made of these, for each mixture.
+_PER_MIXTURE = 6
 
 
-def fusible(kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Backend) -> bool:
-    """True if every mixture of the kernel can go through the fused one.
+@runtime_checkable
+class Fused(Protocol):
+    """The workspace of a kernel that is not evaluated tile by tile."""
 
-    In float64, about an origin, with responsibilities for weights, and few enough sums.
+    def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
+        """Statistics of every mixture of the kernel on some rows.
+
+        Raises
+        ------
+        InvalidDataError
+            If a row has no finite density.
+        """
+        ...
+
+
+def fused_workspace(
+    kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Backend
+) -> Fused | None:
+    """The fused step for a kernel; None if there is none, or it would not be faster.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    policies : sequence of PosteriorPolicy
+        Of its members: only responsibilities are fused.
+    backend : Backend
     """
-    if not (isinstance(backend, CudaBackend) and isinstance(kernel, FeatureKernel)):
-        return False
-    if kernel.dtype != "float64" or kernel.frame.factor is not None:
-        return False
+    if not isinstance(kernel, FeatureKernel):
+        return None
     if not all(isinstance(policy, Expectation) for policy in policies):
-        return False
-    return all(_shape(kernel, theta).fits for _, theta in _coefficients(kernel))
+        return None
+    if isinstance(backend, CudaBackend) and _OnDevice.serves(kernel):
+        return _OnDevice(kernel, backend)
+    if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
+        return _Compiled(kernel, backend)
+    return None
 
 
-def fused_workspace(kernel: FeatureKernel, backend: Backend) -> FusedWorkspace:
-    """The kernels of the mixtures, by their positions, with parameters on the device."""
-    return {
-        position: FusedSums(backend.xp, _shape(kernel, theta), theta, kernel.frame.origin)
-        for position, theta in _coefficients(kernel)
-    }
+def fused_bytes(kernel: Kernel, backend: Backend) -> int:
+    """Bytes of a fused workspace in this process; 0 where the kernel's own is used."""
+    if not (isinstance(backend, CompiledBackend) and isinstance(kernel, FeatureKernel)):
+        return 0
+    return _Compiled.nbytes(kernel) if _Compiled.serves(kernel) else 0
 
 
-def evaluate_fused(
-    kernel: FeatureKernel, rows: Rows, workspace: FusedWorkspace, backend: Backend
-) -> Iterator[tuple[Member, SufficientStatistics]]:
-    """Statistics of every mixture on some rows, which are on the device.
+class _OnDevice:
+    """One CUDA kernel for each mixture, with its parameters on the device."""
 
-    Raises
-    ------
-    InvalidDataError
-        If a row has no finite density.
-    """
-    weights = None
-    if rows.weight is not None:
-        weights = backend.xp.asarray(np.ascontiguousarray(rows.weight, dtype=np.float64))
-    for position, sums in workspace.items():
-        member = kernel.members[position]
-        moments, tally = sums.evaluate(rows.x, weights)
-        density, assignment, weight, n_rows, peak, bad = (float(one) for one in tally)
-        if bad >= 0.0:
-            raise bad_row(rows, int(bad))
-        yield (
-            member,
-            SufficientStatistics(
+    def __init__(self, kernel: FeatureKernel, backend: CudaBackend) -> None:
+        self._kernel, self._xp = kernel, backend.xp
+        self._sums = {
+            position: FusedSums(backend.xp, _shape(kernel, theta), theta, kernel.frame.origin)
+            for position, theta in _coefficients(kernel)
+        }
+
+    @staticmethod
+    def serves(kernel: FeatureKernel) -> bool:
+        """True for float64 about an origin, with few enough sums."""
+        plain = kernel.dtype == "float64" and kernel.frame.factor is None
+        return plain and all(_shape(kernel, theta).fits for _, theta in _coefficients(kernel))
+
+    def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
+        weights = None
+        if rows.weight is not None:
+            weights = self._xp.asarray(np.ascontiguousarray(rows.weight, dtype=np.float64))
+        for position, sums in self._sums.items():
+            member = self._kernel.members[position]
+            moments, tally = sums.evaluate(rows.x, weights)
+            density, assignment, weight, n_rows, peak, bad = (float(one) for one in tally)
+            if bad >= 0.0:
+                raise bad_row(rows, int(bad))
+            statistics = SufficientStatistics(
                 moments=moments,
-                frame=kernel.frame,
+                frame=self._kernel.frame,
                 log_likelihood=density + weight * member.log_offset,
                 weight=weight,
                 n_rows=int(n_rows),
                 peak=peak + member.log_offset,
                 log_assignment=assignment,
-            ),
+            )
+            yield member, statistics
+
+
+class _Compiled:
+    """One loop for all mixtures of the kernel (:mod:`dgmm.compiled.fused`)."""
+
+    def __init__(self, kernel: FeatureKernel, backend: CompiledBackend) -> None:
+        self._kernel, self._backend = kernel, backend
+        (block,) = kernel.blocks
+        self._members = [kernel.members[position] for position in block.members]
+        frame, self._sizes = kernel.frame, [one.n_components for one in self._members]
+        whitening = frame.inverse if frame.is_matrix else None
+        self._tile = _fused_rows(kernel)
+        self._step = FusedStep(
+            block.theta, self._sizes, frame.origin, whitening, most_rows=self._tile
         )
+
+    @staticmethod
+    def serves(kernel: FeatureKernel) -> bool:
+        """True for mixtures that use the same features, and few enough of them."""
+        itemsize = np.dtype(kernel.dtype).itemsize
+        few = FusedStep.fits(kernel.n_stacked, kernel.n_coefficients, itemsize)
+        return few and len(kernel.blocks) == 1
+
+    @staticmethod
+    def nbytes(kernel: FeatureKernel) -> int:
+        d, itemsize = kernel.frame.n_features, np.dtype(kernel.dtype).itemsize
+        step = FusedStep.nbytes(kernel.n_stacked, kernel.n_coefficients, d, itemsize)
+        # Rows that are not stored as the loop reads them are copied, tile by tile.
+        per_row = _PER_MIXTURE * len(kernel.members) + d + 2
+        return step + 8 * per_row * _fused_rows(kernel)
+
+    def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
+        scalars = [Scalars(self._backend) for _ in self._members]
+        self._step.start()
+        for tile in rows.counted_tiles(self._tile):
+            with np.errstate(all="ignore"):
+                tops, totals = self._step.add(_readable(tile.x), tile.weight)
+            for scalar, top, total in zip(scalars, tops, totals, strict=True):
+                scalar.add(Posterior.of_softmax(top, total, np), tile.weight, tile)
+        start = 0
+        for member, size, scalar in zip(self._members, self._sizes, scalars, strict=True):
+            moments = self._step.sums[start : start + size].copy()
+            start += size
+            yield member, scalar.statistics(moments, self._kernel.frame, member.log_offset)
+
+
+def _readable(x: Any) -> Array:
+    """Rows as the loop reads them: float16 as float32, other numbers as float64, in C order."""
+    if x.dtype.kind == "f" and x.dtype.itemsize <= 4:
+        return np.ascontiguousarray(x, np.float32)
+    return np.ascontiguousarray(x, np.float64)
+
+
+def _fused_rows(kernel: FeatureKernel) -> int:
+    """Rows for which the loop is called once: what is held for each is little."""
+    return tile_rows(_PER_MIXTURE * len(kernel.members) + kernel.frame.n_features, 8, "fused")
 
 
 def _coefficients(kernel: FeatureKernel) -> Iterator[tuple[int, Array]]:

@@ -18,6 +18,7 @@ from dgmm.data.dataset import Dataset, Rows
 from dgmm.data.skipping import Skipped
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Reduced, Session
 from dgmm.expectation import BatchPass
+from dgmm.posterior import draws_by_row
 from dgmm.profile import Profile, ProfilePass, Sample, hash_rows, refuse_non_finite
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
@@ -135,10 +136,13 @@ class _ProfileOfFitted(_OnFitted):
         # The threshold of the sample follows from the number of rows that it is drawn from.
         n_fitted = int(self.task.n_rows * (1.0 - self.split.share))
         sample = replace(self.task, n_rows=n_fitted).sample_of(rows, ~held)
+        self.task.check_labels(rows)
+        known = self.task.known_of(rows, ~held)
         if kept.n_rows == 0:
-            return replace(_empty_profile(self.task, sample), skipped=Skipped.of(rows))
-        profile = self.task.evaluate(kept, workspace)
-        return replace(profile, sample=sample, skipped=Skipped.of(rows))
+            profile = _empty_profile(self.task, sample)
+        else:
+            profile = self.task.evaluate(kept, workspace)
+        return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
 
 
 def _empty_profile(task: ProfilePass, sample: Sample) -> Profile:
@@ -248,7 +252,7 @@ class FittedSide(_Sides):
     def _wrapped(self, task: Any) -> Any:
         if isinstance(task, ProfilePass):
             return _ProfileOfFitted(task, self._split)
-        if isinstance(task, BatchPass):
+        if isinstance(task, BatchPass) and not any(map(draws_by_row, task.policies)):
             return _OnFitted(task, self._split)
         return _WithoutHeld(task, self._split)
 

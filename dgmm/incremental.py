@@ -15,18 +15,22 @@ from dgmm.device_profile import profile_on
 from dgmm.em import Context, frames_of
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
-from dgmm.errors import InvalidDataError, InvalidParameterError, SingularMixtureError
+from dgmm.errors import (
+    EmptyComponentError,
+    InvalidDataError,
+    InvalidParameterError,
+    SingularMixtureError,
+)
 from dgmm.fitting import (
     first_level,
     open_rows,
     plan_maximization,
     profile_task,
-    warn_of_empty,
 )
-from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
+from dgmm.notes import warn_of_dropped, warn_of_empty
 from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
 from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_statistics
@@ -81,10 +85,34 @@ def fit_batch(estimator: Any, X: Any) -> None:
     is_first = not estimator.__sklearn_is_fitted__()
     _check_batch(estimator, dataset, is_first)
     taken = _advance(estimator, parameters, sizes, dataset)
+    taken, dropped = _mended(parameters.empty_components, taken, estimator._dropped)
     if is_first:
         record_columns(estimator, dataset)
-    warn_of_empty(taken.emptied)
     _keep(estimator, taken)
+    estimator._dropped = dropped
+
+
+def _mended(
+    choice: str, taken: Advanced, dropped: tuple[int, ...]
+) -> tuple[Advanced, tuple[int, ...]]:
+    """The step with what is to become of components that it left without rows.
+
+    And all components that were dropped so far, numbered as at the beginning.
+    """
+    if not taken.emptied:
+        return taken, dropped
+    left = [k for k in range(taken.mixture.n_components + len(dropped)) if k not in dropped]
+    emptied = [left[k] for k in taken.emptied]
+    if choice == "raise":
+        raise EmptyComponentError(
+            f"component {emptied[0]} was left without rows by batch {taken.retained.step}, and "
+            "empty_components='raise'; larger batches or smaller steps help, or 'keep' or 'drop'"
+        )
+    if choice == "keep":
+        warn_of_empty(emptied)
+        return taken, dropped
+    warn_of_dropped(emptied)
+    return taken.without_emptied(), tuple(sorted({*dropped, *emptied}))
 
 
 def _check_supported(parameters: FitParameters, dataset: Dataset) -> None:
@@ -95,6 +123,11 @@ def _check_supported(parameters: FitParameters, dataset: Dataset) -> None:
         raise InvalidParameterError(
             f"{name} is not supported by partial_fit, whose steps are those of stepwise EM; pass "
             "algorithm='em' and annealing=None, or use fit"
+        )
+    if parameters.empty_components == "reseed":
+        raise InvalidParameterError(
+            "empty_components='reseed' is not supported by partial_fit, which keeps no sample of "
+            "earlier batches to look for a place in; pass 'keep', 'drop' or 'raise', or use fit"
         )
     if dataset.skipping is not None:
         raise InvalidParameterError(
@@ -169,6 +202,10 @@ def _advance(
 ) -> Advanced:
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
     options = plan_maximization(estimator, parameters, dataset)
+    _check_concentration(options)
+    if estimator._dropped:
+        left = [k for k in range(parameters.n_components) if k not in estimator._dropped]
+        options = options.of_components(left, parameters.family)
     task = profile_task([parameters], dataset, seeds)
     engine = engine_for(estimator.engine, dataset)
     reserved = reserved_bytes([parameters], task)
@@ -201,6 +238,15 @@ def _advance(
         )
 
 
+def _check_concentration(options: MaximizationOptions) -> None:
+    alpha = options.priors.weight_concentration
+    if alpha is not None and alpha.min() < 1.0:
+        raise InvalidParameterError(
+            f"weight_concentration_prior={alpha.min():g} is not supported by partial_fit: below 1 "
+            "it takes rows from components, of which a batch may have too few; pass 1 or more"
+        )
+
+
 def _start(
     estimator: Any,
     parameters: FitParameters,
@@ -209,10 +255,8 @@ def _start(
     level: Level,
     seeds: np.random.SeedSequence,
 ) -> Mixture:
-    # Held values are put into the start when it is there.
-    free = replace(options, fixed=Fixed())
     seed = restart_seed(seeds, 0)
-    ((find,),) = start_finders([parameters], context, level, [[seed]], free)
+    ((find,),) = start_finders([parameters], context, level, [[seed]], [options])
     mixture = check_start(
         start_from(estimator, parameters, len(context.profile.mean), find), options
     )

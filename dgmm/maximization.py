@@ -14,7 +14,8 @@ the frame of the statistics, in float64, and mapped to the units of the data bef
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,10 @@ class MaximizationOptions:
             covariances = family.shape.clip(covariances, self.covariance_floor)
         return covariances
 
+    def of_components(self, kept: Sequence[int], family: CovarianceFamily) -> MaximizationOptions:
+        """Those of some components, nothing of which is held."""
+        return replace(self, priors=self.priors.of_components(kept, family))
+
 
 _MAXIMUM_LIKELIHOOD = MaximizationOptions()
 
@@ -79,7 +84,8 @@ class Maximization:
     ----------
     mixture : Mixture
     empty : tuple of int
-        Components without rows (n_k ≤ 10 eps N). What no prior determines of them stays as it was.
+        Components without rows (n_k ≤ 10 eps N), of which what no prior determines stays as it
+        was, and those whose weight a prior with α < 1 has made zero.
     """
 
     mixture: Mixture
@@ -141,7 +147,8 @@ def maximize(
     means = _means(rows, options, previous)
     covariances = _covariances(rows, means, family, options, previous)
     mixture = Mixture(weights, means, covariances, family.name)
-    return Maximization(mixture, tuple(int(k) for k in np.flatnonzero(~rows.live)))
+    empty = ~rows.live | (options.priors.added_to(rows.counts) <= 0.0)
+    return Maximization(mixture, tuple(int(k) for k in np.flatnonzero(empty)))
 
 
 def component_rows(
@@ -186,8 +193,11 @@ def _per_covariance(values: Array, covariances: Array) -> Array:
 
 
 def _weights(rows: ComponentRows, options: MaximizationOptions, previous: Mixture | None) -> Array:
-    """π_k = (1 − Σ_held π)(n_k + α_k − 1) / Σ_free (n_j + α_j − 1); held ones as they are."""
-    counts = options.priors.added_to(rows.counts)
+    """π_k = (1 − Σ_held π)(n_k + α_k − 1) / Σ_free (n_j + α_j − 1); held ones as they are.
+
+    With α < 1 what is below zero counts as zero.
+    """
+    counts = np.maximum(options.priors.added_to(rows.counts), 0.0)
     if not options.fixed.weights:
         weights = counts / counts.sum()
         return weights / weights.sum()

@@ -7,7 +7,7 @@ free parameters, and the coefficients in which the log joint density is linear i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -168,6 +168,23 @@ class Mixture(Distribution):
         """Logarithms of the weights, −inf for a weight of zero."""
         with np.errstate(divide="ignore"):
             return np.log(self.weights)
+
+    def of_components(self, kept: Array) -> Mixture:
+        """The mixture of some components, whose weights then sum to one.
+
+        Parameters
+        ----------
+        kept : array of int
+            Of positive weight together.
+        """
+        weights = self.weights[kept]
+        covariances = self.covariances
+        return replace(
+            self,
+            weights=weights / weights.sum(),
+            means=self.means[kept],
+            covariances=covariances if self.family.is_tied else covariances[kept],
+        )
 
     def in_frame(self, frame: Frame) -> InFrame:
         """Factors, whiteners, precisions and means in the coordinates of a shared frame.

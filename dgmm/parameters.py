@@ -12,6 +12,7 @@ from dgmm.acceleration import REGIMES
 from dgmm.arrays import explain_device, resolve_device
 from dgmm.backend import backend_of
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.emptying import EMPTY_COMPONENTS
 from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS, Method
 from dgmm.mixture import Mixture
@@ -45,6 +46,7 @@ class FitParameters:
     init_params: Method
     halve_after: int | None
     acceleration: str | None
+    empty_components: str
     device: str
     dtype: str | None
     memory_limit: int | None
@@ -85,6 +87,7 @@ def check_parameters(estimator: Any) -> FitParameters:
             None if estimator.halve_after is None else _integer(estimator, "halve_after", 1)
         ),
         acceleration=_acceleration(estimator.acceleration, algorithm, temperatures),
+        empty_components=_choice(estimator, "empty_components", EMPTY_COMPONENTS),
         device=_device(estimator.device),
         dtype=_dtype(estimator.dtype),
         memory_limit=(

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.constraints import check_fixed, restored_constraints, saved_constraints
+from dgmm.arguments import restored_arguments, saved_arguments
+from dgmm.constraints import check_fixed
 from dgmm.covariance import family_of
 from dgmm.density import check_covariances
 from dgmm.errors import DgmmError, InvalidParameterError, ModelFileError
@@ -16,7 +17,6 @@ from dgmm.storage import read_model, write_model
 __all__ = ["load_model", "load_state", "model_from_mixture", "save_model", "state_of"]
 
 _ARRAYS = ("weights", "means", "covariances")
-_ARGUMENTS = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "warm_start")
 
 
 def save_model(estimator: Any, path: Any) -> None:
@@ -40,7 +40,7 @@ def load_state(estimator: Any, state: Any) -> None:
     """
     try:
         mixture = _mixture(state, state)
-        arguments = {name: state["arguments"][name] for name in (*_ARGUMENTS, "random_state")}
+        arguments = restored_arguments(state, state["arguments"])
         scratch = type(estimator)(mixture.n_components)
         _set_fit(scratch, mixture, state)
     except (KeyError, TypeError, ValueError, DgmmError) as error:
@@ -51,7 +51,7 @@ def load_state(estimator: Any, state: Any) -> None:
     estimator.set_params(
         n_components=mixture.n_components,
         covariance_type=mixture.covariance_type,
-        **(arguments | restored_constraints(state, state["arguments"])),
+        **arguments,
     )
     # What an earlier fit left behind would describe another mixture.
     for name in [name for name in vars(estimator) if name.endswith("_")]:
@@ -79,7 +79,7 @@ def model_from_mixture(cls: type[Any], mixture: Mixture, dtype: str, arguments: 
 def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     mixture: Mixture = estimator.mixture_
     tensors = {name: getattr(mixture, name) for name in _ARRAYS}
-    constraints, constraint_facts = saved_constraints(estimator)
+    given, arguments = saved_arguments(estimator)
     names = getattr(estimator, "feature_names_in_", None)
     facts = {
         "model": "GaussianMixture",
@@ -88,13 +88,7 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         "n_features": mixture.n_features,
         "feature_names": None if names is None else [str(name) for name in names],
         "dtype": estimator._face_dtype,
-        "arguments": {name: getattr(estimator, name) for name in _ARGUMENTS}
-        | {
-            "init_params": _json_method(estimator.init_params),
-            "random_state": _json_seed(estimator.random_state),
-            "dtype": None if estimator.dtype is None else np.dtype(estimator.dtype).name,
-        }
-        | constraint_facts,
+        "arguments": arguments,
         "fit": {
             "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
             "converged": bool(estimator.converged_),
@@ -104,11 +98,11 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             "lower_bounds": [float(bound) for bound in estimator.lower_bounds_],
         },
     }
-    return tensors | constraints, facts
+    return tensors | given, facts
 
 
-def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
-    """A fitted ``cls`` from a model file.
+def load_model(cls: type[Any], path: Any, running: dict[str, Any]) -> Any:
+    """A fitted ``cls`` from a model file, with arguments for where it runs.
 
     Raises
     ------
@@ -118,8 +112,14 @@ def load_model(cls: type[Any], path: Any, device: str | None) -> Any:
     tensors, facts = read_model(path)
     try:
         mixture = _mixture(tensors, facts)
-        constraints = restored_constraints(tensors, facts["arguments"])
-        estimator = _estimator(cls, mixture, facts, constraints, device)
+        arguments = restored_arguments(tensors, facts["arguments"])
+        estimator = cls(
+            n_components=mixture.n_components,
+            covariance_type=family_of(facts["covariance_type"]).name,
+            dtype=facts["arguments"]["dtype"],
+            **arguments,
+            **running,
+        )
         _set_fit(estimator, mixture, facts)
     except (KeyError, TypeError, ValueError, DgmmError) as error:
         raise ModelFileError(
@@ -136,26 +136,10 @@ def _mixture(tensors: Any, facts: Any) -> Mixture:
     return mixture
 
 
-def _estimator(
-    cls: type[Any],
-    mixture: Mixture,
-    facts: dict[str, Any],
-    constraints: dict[str, Any],
-    device: str | None,
-) -> Any:
-    arguments = {name: facts["arguments"][name] for name in (*_ARGUMENTS, "random_state", "dtype")}
-    return cls(
-        n_components=mixture.n_components,
-        covariance_type=family_of(facts["covariance_type"]).name,
-        device="auto" if device is None else device,
-        **arguments,
-        **constraints,
-    )
-
-
 def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     fit = facts["fit"]
     estimator.mixture_ = mixture
+    estimator.__dict__.pop("_dropped", None)
     estimator._fixed = check_fixed(estimator.fixed, mixture.family, mixture.n_components)
     estimator._face_dtype = np.dtype(facts["dtype"]).name
     estimator.converged_ = bool(fit["converged"])
@@ -169,12 +153,3 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
 
 def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _json_method(init_params: Any) -> str:
-    # A model file holds no code: where a function made the starts, the default comes back.
-    return init_params if isinstance(init_params, str) else "kmeans"
-
-
-def _json_seed(random_state: Any) -> int | None:
-    return int(random_state) if isinstance(random_state, (int, np.integer)) else None

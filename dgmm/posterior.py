@@ -29,6 +29,7 @@ __all__ = [
     "Posterior",
     "PosteriorPolicy",
     "Stochastic",
+    "draws_by_row",
     "uniforms",
 ]
 
@@ -48,6 +49,14 @@ class Posterior:
     log_density: Any
     log_assignment: Any
 
+    @classmethod
+    def of_softmax(cls, top: Any, total: Any, xp: ModuleType) -> Posterior:
+        """What :meth:`dgmm.backend.Backend.softmax` gave, whose arrays are written over."""
+        # The largest term is exp(0), so its responsibility is 1 / total: no second search for it.
+        xp.log(total, out=total)
+        top += total
+        return cls(log_density=top, log_assignment=-total)
+
 
 class PosteriorPolicy(Protocol):
     """(log joint densities, rows) → weights, in place."""
@@ -62,11 +71,7 @@ class Expectation:
     """The E-step of EM: responsibilities, by a softmax over the components."""
 
     def __call__(self, log_joint: Any, rows: Rows, backend: Backend) -> Posterior:
-        top, total = backend.softmax(log_joint)
-        # The largest term is exp(0), so its responsibility is 1 / total: no second search for it.
-        backend.xp.log(total, out=total)
-        top += total
-        return Posterior(log_density=top, log_assignment=-total)
+        return Posterior.of_softmax(*backend.softmax(log_joint), backend.xp)
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,13 @@ class KnownLabels:
         posterior.log_density[known] = densities
         posterior.log_assignment[known] = 0.0
         return posterior
+
+
+def draws_by_row(policy: PosteriorPolicy) -> bool:
+    """True if what a policy does with a row depends on the row's number."""
+    if isinstance(policy, KnownLabels):
+        return draws_by_row(policy.policy)
+    return isinstance(policy, Stochastic)
 
 
 def uniforms(key: tuple[int, int], rows: Rows) -> np.ndarray[Any, Any]:

@@ -8,19 +8,27 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.answers import AnswerPass, Question, Regressed
 from dgmm.data.dataset import Block, Dataset, Rows
 from dgmm.data.device import like
 from dgmm.data.skipping import Skipped, check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
-from dgmm.errors import InvalidDataError
+from dgmm.errors import InvalidDataError, InvalidParameterError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
 from dgmm.mixture import Mixture, frame_of
 from dgmm.parameters import FitParameters, check_parameters
 
-__all__ = ["Evaluation", "evaluate", "log_likelihood", "predict_rows"]
+__all__ = [
+    "Evaluation",
+    "answer_rows",
+    "evaluate",
+    "log_likelihood",
+    "predict_rows",
+    "regress_rows",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -113,7 +121,7 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
     estimator : GaussianMixture
         Fitted.
     dataset : Dataset
-    output : {"log_density", "responsibilities", "labels"}
+    output : {"log_density", "outlier_score", "responsibilities", "labels"}
     out : path, URL, Zarr array or None
     """
     parameters = check_parameters(estimator)
@@ -125,9 +133,71 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
         (safest,) = plan_batch([mixture], [Level.CENTRED], frames)
     device = parameters.device_for(dataset.n_rows)
     task = RowPass(kernel, output, estimator._face_dtype, device, fallback=safest)
+    return _delivered(estimator, task, dataset, out, parameters.memory_limit)
+
+
+def answer_rows(estimator: Any, dataset: Dataset, question: Question, out: Any) -> Any:
+    """Answers of the mixture for every row, in the kind of array that the caller works with.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Fitted.
+    dataset : Dataset
+    question : Question
+    out : path, URL, Zarr array or None
+    """
+    parameters = check_parameters(estimator)
+    task = AnswerPass(question, estimator._face_dtype)
+    return _delivered(estimator, task, dataset, out, parameters.memory_limit)
+
+
+def regress_rows(estimator: Any, dataset: Dataset, question: Regressed, out: Any) -> Any:
+    """Expected values of every row, and their covariances where they are asked for.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Fitted.
+    dataset : Dataset
+        Of the given features.
+    question : Regressed
+    out : path, URL, Zarr array, a pair of them, or None
+    """
+    if not question.with_covariance:
+        return answer_rows(estimator, dataset, question, out)
+    if out is None:
+        both = answer_rows(estimator, dataset, question, None)
+        return both[:, :, 0], both[:, :, 1:]
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise InvalidParameterError(
+            "return_covariance=True gives two arrays; out must be a pair of places, for expected "
+            "values and for covariances"
+        )
+    parameters = check_parameters(estimator)
+    task = AnswerPass(question, estimator._face_dtype)
+    n, a = dataset.n_rows, question.regression.n_targets
+    from dgmm.data.sink import open_sink
+
+    engine = engine_for(estimator.engine, dataset)
+    with (
+        engine.session(dataset, memory_limit=parameters.memory_limit) as session,
+        open_sink(out[0], (n, a), task.value_dtype) as means,
+        open_sink(out[1], (n, a, a), task.value_dtype) as covariances,
+    ):
+        buffers = means.buffer_bytes + covariances.buffer_bytes
+        for _, part in session.stream(task, consumer_bytes=buffers):
+            means.write(part[:, :, 0])
+            covariances.write(part[:, :, 1:])
+        return means.array, covariances.array
+
+
+def _delivered(
+    estimator: Any, task: Any, dataset: Dataset, out: Any, memory_limit: int | None
+) -> Any:
     if out is None and not _in_memory(dataset):
         return _lazy(task, dataset)
-    return _streamed(estimator, task, dataset, out, parameters.memory_limit)
+    return _streamed(estimator, task, dataset, out, memory_limit)
 
 
 def _in_memory(dataset: Dataset) -> bool:
@@ -135,7 +205,7 @@ def _in_memory(dataset: Dataset) -> bool:
 
 
 def _streamed(
-    estimator: Any, task: RowPass, dataset: Dataset, out: Any, memory_limit: int | None
+    estimator: Any, task: Any, dataset: Dataset, out: Any, memory_limit: int | None
 ) -> Any:
     shape = (dataset.n_rows, *task.value_shape)
     engine = engine_for(estimator.engine, dataset)
@@ -153,7 +223,7 @@ def _streamed(
             return sink.array
 
 
-def _lazy(task: RowPass, dataset: Dataset) -> Any:
+def _lazy(task: Any, dataset: Dataset) -> Any:
     from dgmm.data.dask import to_dask
 
     if dataset.skipping is not None:
@@ -163,22 +233,24 @@ def _lazy(task: RowPass, dataset: Dataset) -> Any:
     meta = like(rows._meta, np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype))
     chunks = (rows.chunks[0], *((n,) for n in task.value_shape))
     drop = None if task.value_shape else 1
+    new = 2 if len(task.value_shape) == 2 else None
     return rows.map_blocks(
         _evaluate_chunk,
         task,
         dtype=task.value_dtype,
         chunks=chunks,
         drop_axis=drop,
+        new_axis=new,
         meta=meta,
     )
 
 
-def _evaluate_block(block: Block, task: RowPass) -> Array:
+def _evaluate_block(block: Block, task: Any) -> Array:
     with single_threaded_blas():
         return task.evaluate(block.read(), task.workspace())
 
 
-def _evaluate_chunk(x: Any, task: RowPass, block_info: Any = None) -> Any:
+def _evaluate_chunk(x: Any, task: Any, block_info: Any = None) -> Any:
     first_row = block_info[0]["array-location"][0][0] if block_info else 0
     with single_threaded_blas():
         return like(x, task.evaluate(Rows(x, first_row=first_row), task.workspace()))

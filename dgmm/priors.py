@@ -14,6 +14,7 @@ component would collapse onto its prior mean at an infinite posterior.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ class Priors:
     Parameters
     ----------
     weight_concentration : array of shape (n_components,), optional
-        α of the Dirichlet distribution.
+        α of the Dirichlet distribution. Below 1 the mode has weights of zero: those of components
+        with fewer than 1 − α rows (Figueiredo and Jain 2002, eq. 17).
     mean : array of shape (n_components, n_features), optional
         μ0.
     mean_precision : array of shape (n_components,), optional
@@ -56,6 +58,22 @@ class Priors:
         if self.weight_concentration is None:
             return counts
         return counts + (self.weight_concentration - 1.0)
+
+    def of_components(self, kept: Sequence[int], family: CovarianceFamily) -> Priors:
+        """Those of some components, in the order of ``kept``."""
+        index = np.asarray(kept, dtype=np.intp)
+
+        def cut(values: Array | None) -> Array | None:
+            return None if values is None else values[index]
+
+        shared = family.is_tied
+        return Priors(
+            weight_concentration=cut(self.weight_concentration),
+            mean=cut(self.mean),
+            mean_precision=cut(self.mean_precision),
+            covariance=self.covariance if shared else cut(self.covariance),
+            degrees_of_freedom=self.degrees_of_freedom if shared else cut(self.degrees_of_freedom),
+        )
 
     def shrunk_means(self, counts: Array, means: Array) -> Array:
         """(κ0 μ0 + n x̄) / (κ0 + n), or the means themselves without a prior."""
@@ -97,7 +115,8 @@ class Priors:
         if self.weight_concentration is None:
             return 0.0
         excess = self.weight_concentration - 1.0
-        live = excess != 0.0
+        # Below α = 1 a weight of zero is that of a component that is about to be dropped.
+        live = (excess > 0.0) | ((excess < 0.0) & (mixture.weights > 0.0))
         return float(excess[live] @ mixture.log_weights[live])
 
     def _log_means(self, mixture: Mixture) -> float:

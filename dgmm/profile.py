@@ -253,14 +253,14 @@ class ProfilePass:
         return None
 
     def evaluate(self, rows: Rows, workspace: None) -> Profile:
-        self._check_labels(rows)
+        self.check_labels(rows)
         sample = self.sample_of(rows)
-        known = self._known(rows) if self.labelled else None
         empty = Sample(sample.rows[:0], sample.keys[:0], sample.x[:0], sample.size)
         profile = self._nothing(empty)
         for tile in self.tiles(rows):
             one = self.moments(tile, empty)
             profile = one if not profile.n_rows else profile.merge(one)
+        known = self.known_of(rows)
         return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
 
     def _nothing(self, sample: Sample) -> Profile:
@@ -303,12 +303,13 @@ class ProfilePass:
         keep = np.flatnonzero(counts if eligible is None else counts & eligible)
         return self._drawn(rows, keep, keys)
 
-    def _known(self, rows: Rows) -> Sample:
-        keys = hash_rows(self.seed + 1, rows.first_row, rows.n_rows)
-        counts = rows.labels >= 0
-        if rows.weight is not None:
-            counts &= rows.weight > 0
-        return self._drawn(rows, np.flatnonzero(counts), keys)
+    def known_of(self, rows: Rows, eligible: Array | None = None) -> Sample | None:
+        """The sample of the rows whose component is known, or of the eligible ones among them."""
+        if not self.labelled:
+            return None
+        counts = rows.labels >= 0 if eligible is None else (rows.labels >= 0) & eligible
+        keep = np.flatnonzero(counts if rows.weight is None else counts & (rows.weight > 0))
+        return self._drawn(rows, keep, hash_rows(self.seed + 1, rows.first_row, rows.n_rows))
 
     def _drawn(self, rows: Rows, candidates: Array, keys: Array) -> Sample:
         """The sample of some of the rows, given hashes of all."""
@@ -325,7 +326,8 @@ class ProfilePass:
         keep = smallest(found.keys, self.sample_size)
         return replace(found.only(keep), x=np.array(to_host(rows.x[candidates[keep]])))
 
-    def _check_labels(self, rows: Rows) -> None:
+    def check_labels(self, rows: Rows) -> None:
+        """Refuse labels of no component."""
         if rows.labels is None or self.n_labels is None:
             return
         wrong = np.flatnonzero(rows.labels >= self.n_labels)
@@ -341,8 +343,7 @@ class ProfilePass:
         """A key that the kept rows are below, so that parts need not keep a full sample each."""
         wanted = self.sample_size + 10.0 * np.sqrt(self.sample_size) + 20.0
         share = wanted / max(1, self.n_rows)
-        top = 2**64 - 1
-        return np.uint64(top if share >= 1.0 else min(top, int(share * 2.0**64)))
+        return np.uint64(min(2**64 - 1, int(min(1.0, share) * 2.0**64)))
 
 
 @dataclass(frozen=True)
@@ -374,8 +375,7 @@ class SomeColumns:
         return None
 
     def evaluate(self, rows: Rows, workspace: None) -> Profile:
-        chosen = replace(rows, x=rows.x[:, list(self.columns)])
-        return self.task.evaluate(chosen, workspace)
+        return self.task.evaluate(replace(rows, x=rows.x[:, list(self.columns)]), workspace)
 
 
 def _weighted_keys(hashes: Array, weight: Array) -> Array:

@@ -89,7 +89,10 @@ def configuration_of(
     previous : GaussianMixture or None
         The fitted one that is started from.
     """
-    plain = ("n_components", "tol", "algorithm", "n_init", "halve_after", "acceleration", "dtype")
+    plain = (
+        "n_components", "tol", "algorithm", "n_init", "halve_after", "acceleration",
+        "empty_components", "dtype",
+    )  # fmt: skip
     method = parameters.init_params
     return {
         **{name: getattr(parameters, name) for name in plain},
@@ -228,7 +231,9 @@ class FitCheckpoints:
         self._identity["configuration"] = configuration
         if self._found is None:
             return
-        self._refuse(differences(self._found.state.configuration, configuration))
+        # Before there was a choice, components without rows were kept.
+        stored = {"empty_components": "keep", **self._found.state.configuration}
+        self._refuse(differences(stored, configuration))
         self._say(f"resumed from iteration {self.iteration}: {self._found.label}", warn=False)
         for problem in self._found.damaged:
             self._say(f"a newer checkpoint cannot be used and an older one was taken: {problem}")

@@ -81,7 +81,10 @@ class StartRequest:
 
 
 def parallel_starts(
-    context: Context, requests: Sequence[StartRequest], level: Level, options: MaximizationOptions
+    context: Context,
+    requests: Sequence[StartRequest],
+    level: Level,
+    options: Sequence[MaximizationOptions],
 ) -> list[Mixture]:
     """The starts, in seven passes for all of them together.
 
@@ -91,8 +94,8 @@ def parallel_starts(
     requests : sequence of StartRequest
     level : Level
         Of the kernel that assigns the rows.
-    options : MaximizationOptions
-        Added to the diagonals of the covariances.
+    options : sequence of MaximizationOptions
+        Of the M-step that makes each of them.
     """
     keys = tuple(dict.fromkeys(request.key for request in requests))
     centres = dict(zip(keys, _centres(context, keys), strict=True))
@@ -104,8 +107,8 @@ def parallel_starts(
         context.session, kernels, guesses, policy=NearestCentre(), device=context.device
     )
     return [
-        maximize(one, guess.family, options).mixture
-        for one, guess in zip(found, guesses, strict=True)
+        maximize(one, guess.family, own).mixture
+        for one, guess, own in zip(found, guesses, options, strict=True)
     ]
 
 

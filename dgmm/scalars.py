@@ -17,7 +17,7 @@ from dgmm.cuda.tiles import TileTally, expectation
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.frame import Frame
-from dgmm.posterior import Expectation, PosteriorPolicy
+from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
 from dgmm.statistics import SufficientStatistics
 
 __all__ = ["DeviceScalars", "Scalars", "bad_row", "scalars_for"]
@@ -46,11 +46,19 @@ class Scalars:
         """
         with np.errstate(all="ignore"):
             posterior = policy(joint, tile, self.backend)
-        self._add(posterior.log_density, posterior.log_assignment, weight, tile)
+        self.add(posterior, weight, tile)
         if weight is not None:
             self.backend.xp.multiply(joint, weight, out=joint)
 
-    def _add(self, log_density: Any, log_assignment: Any, weight: Any, tile: Rows) -> None:
+    def add(self, posterior: Posterior, weight: Any, tile: Rows) -> None:
+        """Sum up what is known of a tile.
+
+        Raises
+        ------
+        InvalidDataError
+            If a row has no finite density.
+        """
+        log_density, log_assignment = posterior.log_density, posterior.log_assignment
         peak = float(log_density.max())
         if weight is not None:
             log_density, log_assignment = log_density * weight, log_assignment * weight

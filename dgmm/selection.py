@@ -16,7 +16,8 @@ from dgmm.covariance import family_of
 from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
-from dgmm.fitting import emptied, open_rows, warn_of_empty
+from dgmm.fitting import open_rows
+from dgmm.notes import warn_of_emptied
 from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters
 from dgmm.plotting import plot_criterion
@@ -39,8 +40,9 @@ class SelectionRow:
     ----------
     covariance_type : str
     n_components : int
+        As asked for, also where some were dropped (``empty_components="drop"``).
     n_parameters : int
-        Free parameters.
+        Free parameters of the result: what was fixed or dropped does not count.
     log_likelihood : float
         Per row that was fitted to, in nats; rows count by their weights, here and below.
     bic, aic, icl : float
@@ -160,6 +162,7 @@ def select_model(
     n_init: int = 1,
     random_state: Any = None,
     sample_weight: Any = None,
+    labels: Any = None,
     **options: Any,
 ) -> Selection:
     """Fit every number of components and family, and keep the best by a criterion.
@@ -191,13 +194,25 @@ def select_model(
         weights, the n of BIC and ICL is the sum of the weights, and rows held out are scored by
         theirs: a row of weight 2 counts as two rows everywhere, except that both are held out or
         neither is.
+    labels : array-like, Dask array, Zarr array, path, URL or str, optional
+        As in :meth:`dgmm.GaussianMixture.fit`, below the smallest number of components. The
+        likelihood that the criteria compare is then that of rows and known labels together.
     **options
-        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates;
-        ``checkpoint`` keeps the state of all of them together.
+        Any other parameter of :class:`~dgmm.GaussianMixture`, the same for all candidates:
+        priors (numbers, or for ``mean_prior`` one for each feature; an array with a value for
+        each component where there is one number of them), ``fixed`` (values from the starts of
+        each candidate), ``algorithm``, ``acceleration`` and so on. ``checkpoint`` keeps the state
+        of all of them together.
 
     Returns
     -------
     Selection
+
+    Notes
+    -----
+    Criteria are those of the mixture that the algorithm gives, from its log-likelihood without
+    priors (as Fraley and Raftery 2007 do for BIC at the mode of a posterior); what is fixed
+    counts for no parameter, and neither does a component that was dropped.
 
     Raises
     ------
@@ -231,6 +246,7 @@ def select_model(
         criterion=criterion,
         holdout=holdout,
         sample_weight=sample_weight,
+        labels=labels,
     )
 
 
@@ -243,6 +259,7 @@ def run_selection(
     criterion: str,
     holdout: float = 0.2,
     sample_weight: Any = None,
+    labels: Any = None,
 ) -> Selection:
     """:func:`select_model` with an estimator that carries the options and follows the events."""
     started = time.perf_counter()
@@ -250,7 +267,7 @@ def run_selection(
     estimators = _estimators(template, n_components, covariance_types)
     for one in estimators:
         check_parameters(one)
-    dataset = open_rows(X, sample_weight)
+    dataset = open_rows(X, sample_weight, labels)
     for one in estimators:
         one._check_rows(dataset)
     candidates = fit_candidates(
@@ -265,9 +282,9 @@ def run_selection(
     chosen = candidates[_best(rows, criterion)]
     assert chosen.outcome is not None
     best: GaussianMixture = chosen.estimator
-    warn_of_empty(emptied(chosen.outcome.chain))
+    warn_of_emptied(chosen.outcome.chain)
     best._keep(chosen.outcome, dataset, time.perf_counter() - started)
-    if not best.converged_ and best.max_iter > 0:
+    if not best.converged_ and best.max_iter > 0 and best.algorithm != "sem":
         warn_user(
             "The best candidate did not converge: increase max_iter or tol.", ConvergenceWarning
         )
@@ -323,7 +340,9 @@ def _row(candidate: Candidate) -> SelectionRow:
             one.covariance_type, one.n_components, 0, nan, nan, nan, nan, nan, False, 0,
             candidate.reason,
         )  # fmt: skip
-    n_parameters = outcome.chain.mixture.n_parameters
+    mixture = outcome.chain.mixture
+    held_fixed = outcome.fixed.n_parameters(mixture.family, *mixture.means.shape)
+    n_parameters = mixture.n_parameters - held_fixed
     total, held = fitted.log_likelihood, candidate.held
     bic = -2.0 * total + n_parameters * float(np.log(fitted.weight))
     return SelectionRow(

@@ -84,7 +84,7 @@ def small_em_start(
     rows = _rows(sample, profile.weight)
     context = _context(rows, family)
     chains = [Chain(start, level, name=f"try {i}") for i, start in enumerate(starts)]
-    accelerator = Accelerator(options, profile.weight)
+    accelerator = Accelerator(profile.weight)
     runs = iterate(
         context,
         chains,

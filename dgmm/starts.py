@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from dgmm.acceleration.lbfgs import n_pairs
 from dgmm.em import Context
+from dgmm.fixed import Fixed
 from dgmm.guard import Level
 from dgmm.initialization import mixture_from, starting_weights, working_bytes
 from dgmm.maximization import MaximizationOptions
@@ -84,7 +86,7 @@ def start_finders(
     context: Context,
     level: Level,
     seeds: Sequence[Sequence[np.random.SeedSequence]],
-    options: MaximizationOptions,
+    options: Sequence[MaximizationOptions],
 ) -> list[list[Find]]:
     """For each candidate and restart, a function without arguments that makes its start.
 
@@ -98,9 +100,11 @@ def start_finders(
     level : Level
     seeds : sequence of sequence of SeedSequence
         For each candidate, the seeds of its restarts.
-    options : MaximizationOptions
-        Of the M-steps that make mixtures; nothing may be held.
+    options : sequence of MaximizationOptions
+        For each candidate, of the M-steps that make mixtures; what is held is not held yet.
     """
+    # Held values are put into a start when it is there.
+    options = [replace(one, fixed=Fixed()) for one in options]
     known = context.profile.known
     # Rows whose component is known say where the components are, whatever the method.
     seeded = known is not None and len(known.rows) > 0
@@ -126,7 +130,7 @@ class _Sampled:
         context: Context,
         level: Level,
         seeds: Any,
-        options: MaximizationOptions,
+        options: Sequence[MaximizationOptions],
     ) -> None:
         del level
         self._options = options
@@ -149,7 +153,9 @@ class _Sampled:
                     known=self._known,
                 )
             }
-        return mixture_from(self._sample, parameters.family, k, self._latest[key], self._options)
+        return mixture_from(
+            self._sample, parameters.family, k, self._latest[key], self._options[candidate]
+        )
 
 
 class _ShortRuns:
@@ -161,7 +167,7 @@ class _ShortRuns:
         context: Context,
         level: Level,
         seeds: Any,
-        options: MaximizationOptions,
+        options: Sequence[MaximizationOptions],
     ) -> None:
         self._candidates, self._context, self._level = candidates, context, level
         self._seeds, self._options = seeds, options
@@ -173,7 +179,7 @@ class _ShortRuns:
             parameters.family,
             parameters.n_components,
             level=self._level,
-            options=self._options,
+            options=self._options[candidate],
             seed=self._seeds[candidate][restart],
         )
 
@@ -187,7 +193,7 @@ class _Parallel:
         context: Context,
         level: Level,
         seeds: Any,
-        options: MaximizationOptions,
+        options: Sequence[MaximizationOptions],
     ) -> None:
         self._options = options
         self._candidates, self._context, self._level = candidates, context, level
@@ -207,5 +213,6 @@ class _Parallel:
             )
             for i, r in names
         ]
-        found = parallel_starts(self._context, requests, self._level, self._options)
+        options = [self._options[i] for i, _ in names]
+        found = parallel_starts(self._context, requests, self._level, options)
         return dict(zip(names, found, strict=True))

@@ -93,6 +93,18 @@ class Advanced:
     n_rows: int
     emptied: tuple[int, ...] = ()
 
+    def without_emptied(self) -> Advanced:
+        """The step without those components, as if they had never been."""
+        mixture, statistics = self.mixture, self.retained.statistics
+        kept = np.setdiff1d(np.arange(mixture.n_components), self.emptied)
+        fewer = replace(statistics, moments=statistics.moments[kept])
+        return replace(
+            self,
+            mixture=mixture.of_components(kept),
+            retained=replace(self.retained, statistics=fewer),
+            emptied=(),
+        )
+
 
 def advance(
     session: Session,

@@ -56,17 +56,29 @@ class Algorithm:
         The seed of the fit.
     labelled : bool
         True if some rows' components are known.
+    n_init : int, optional
+        Where chains of several candidates follow each other: how many there are of each. Restarts
+        of one number draw alike, so that a candidate goes as it would go alone.
     """
 
     name: str = "em"
     temperatures: tuple[float, ...] = ()
     entropy: int = 0
     labelled: bool = False
+    n_init: int | None = None
 
-    def policy(self, restart: int, iteration: int) -> PosteriorPolicy:
-        """The policy of a restart at its iteration, both counted from 0."""
-        policy = self._unlabelled(restart, iteration)
+    def policy(self, chain: int, iteration: int) -> PosteriorPolicy:
+        """The policy of a chain at its iteration, both counted from 0."""
+        policy = self._unlabelled(self._restart(chain), iteration)
         return KnownLabels(policy) if self.labelled else policy
+
+    @property
+    def final_policy(self) -> PosteriorPolicy:
+        """That of the likelihood of a result, with the labels that are known."""
+        return KnownLabels(Expectation()) if self.labelled else Expectation()
+
+    def _restart(self, chain: int) -> int:
+        return chain if self.n_init is None else chain % self.n_init
 
     def _unlabelled(self, restart: int, iteration: int) -> PosteriorPolicy:
         annealed = iteration < len(self.temperatures)
@@ -94,7 +106,7 @@ class Algorithm:
         return not self.temperatures or iteration > len(self.temperatures)
 
     def perturbed(
-        self, mixture: Mixture, restart: int, iteration: int, *, held: Any = None
+        self, mixture: Mixture, chain: int, iteration: int, *, held: Any = None
     ) -> Mixture:
         """A mixture whose means are moved a little after an annealed iteration.
 
@@ -107,7 +119,8 @@ class Algorithm:
         tempered = self.name == "em" and iteration < len(self.temperatures)
         if not tempered or mixture.singular_components:
             return mixture
-        seed = np.random.SeedSequence(self.entropy, spawn_key=(_STREAM, restart, iteration))
+        key = (_STREAM, self._restart(chain), iteration)
+        seed = np.random.SeedSequence(self.entropy, spawn_key=key)
         shape = mixture.n_components, mixture.n_features
         noise = np.random.default_rng(seed).standard_normal(shape)
         factors = mixture.family.per_component(mixture.factors, mixture.n_components)

@@ -25,7 +25,6 @@ from dgmm.acceleration.regime import COMPUTING, Schedule
 from dgmm.acceleration.state import AccelerationState, Trial
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
-from dgmm.mixture import Mixture
 from dgmm.statistics import SufficientStatistics
 
 __all__ = ["Accelerator", "Evaluated"]
@@ -67,8 +66,6 @@ class Accelerator:
 
     Parameters
     ----------
-    options : MaximizationOptions
-        As EM has them; ``reg_covar`` becomes a penalty.
     weight : float
         Σ w of the rows.
     regime : {"computing", "reading"}
@@ -77,19 +74,17 @@ class Accelerator:
         How many points of each chain a pass evaluates, and which chains stay.
     """
 
-    options: MaximizationOptions
     weight: float
     regime: str = COMPUTING
     schedule: Schedule = field(default_factory=Schedule)
 
-    def options_for(self, mixture: Mixture) -> MaximizationOptions:
-        """Those of one chain: candidates of a selection differ in shape."""
-        return monotone_options(
-            self.options, mixture.family, mixture.n_components, mixture.n_features, self.weight
-        )
-
     def advance(
-        self, state: AccelerationState, evaluated: Sequence[Evaluated], *, several: bool = False
+        self,
+        state: AccelerationState,
+        evaluated: Sequence[Evaluated],
+        options: MaximizationOptions,
+        *,
+        several: bool = False,
     ) -> AccelerationState:
         """The state after a pass.
 
@@ -98,10 +93,15 @@ class Accelerator:
         state : AccelerationState
         evaluated : sequence of Evaluated
             Its trials, in their order.
+        options : MaximizationOptions
+            Of the chain, as EM has them; ``reg_covar`` becomes a penalty.
         several : bool
             Try several points in the next pass.
         """
-        options = self.options_for(evaluated[0].trial.mixture)
+        shape = evaluated[0].trial.mixture
+        options = monotone_options(
+            options, shape.family, shape.n_components, shape.n_features, self.weight
+        )
         points = [_point(one, options) for one in evaluated]
         chosen = _chosen(state, evaluated, points)
         state = replace(state, evaluations=state.evaluations + len(evaluated))
@@ -199,14 +199,7 @@ def _has_breached(state: AccelerationState, kind: str, point: Point) -> bool:
 
 def _on_safer_kernel(state: AccelerationState, point: Point) -> AccelerationState:
     """Begin again where the chain is, with the next safer kernel; its bound counts anew."""
-    return replace(
-        state.forget(),
-        trials=(Trial("start", point.mixture),),
-        base=None,
-        best=-np.inf,
-        relaxation=1.0,
-        least_level=Level(point.level + 1),
-    )
+    return replace(state.restarted(point.mixture), least_level=Level(point.level + 1))
 
 
 def _learnt(

@@ -97,6 +97,16 @@ class AccelerationState:
         empty = np.empty((0, 0))
         return replace(self, steps=empty, slopes=empty, previous=None, estimates=())
 
+    def restarted(self, mixture: Mixture) -> AccelerationState:
+        """The state of a chain that begins again elsewhere: its bound counts anew."""
+        return replace(
+            self.forget(),
+            trials=(Trial("start", mixture),),
+            base=None,
+            best=-np.inf,
+            relaxation=1.0,
+        )
+
     # ------------------------------------------------------------------------------ plain values
 
     def to_state(self) -> dict[str, Any]:

@@ -22,6 +22,17 @@ from dgmm.cli.places import covers
 __all__ = ["predict", "score"]
 
 
+# Options of predict, and the estimator's methods that they ask.
+_METHODS = {
+    "labels": "predict",
+    "proba": "predict_proba",
+    "scores": "score_samples",
+    "distances": "mahalanobis",
+    "outlier_scores": "outlier_score",
+    "tail_probability": "tail_probability",
+}
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
@@ -29,30 +40,35 @@ __all__ = ["predict", "score"]
 @click.option("--overwrite", is_flag=True, help="Replace the Zarr array that is at --out already.")
 @click.option("--proba", is_flag=True, help="Responsibilities, of shape (rows, components).")
 @click.option("--scores", is_flag=True, help="Log-densities, of shape (rows,).")
+@click.option("--distances", is_flag=True, help="Mahalanobis distances: (rows, components).")
+@click.option("--outlier-scores", is_flag=True, help="Minus the log-densities: (rows,).")
+@click.option(
+    "--tail-probability",
+    is_flag=True,
+    help="Probabilities of rows at least as far out, of shape (rows,).",
+)
 @data_options
 @engine_options
 @talk_options
-def predict(model: Path, proba: bool, scores: bool, overwrite: bool, **options: Any) -> None:
-    """Write the component of each row of DATA to a Zarr array.
+def predict(model: Path, overwrite: bool, **options: Any) -> None:
+    """Write the component of each row of DATA to a Zarr array, or what an option asks for.
 
     Rows are streamed: neither DATA nor the result has to fit in memory. A result that could not be
     finished is deleted. An array that is at --out already is replaced with --overwrite only.
     """
-    if proba and scores:
-        raise click.UsageError("--proba and --scores exclude each other")
+    asked = [name for name in _METHODS if options.get(name)]
+    if len(asked) > 1:
+        first, second = (f"--{name.replace('_', '-')}" for name in asked[:2])
+        raise click.UsageError(f"{first} and {second} exclude each other")
+    kind = asked[0] if asked else "labels"
     check_parent(options["out"])
     if overwrite:
         _check_spared(options["out"], options["data"], model)
     started = time.perf_counter()
-    kind = "proba" if proba else "scores" if scores else "labels"
     with open_model(model, options) as estimator:
         dataset = open_rows(options)
-        methods = {
-            "labels": estimator.predict,
-            "proba": estimator.predict_proba,
-            "scores": estimator.score_samples,
-        }
-        methods[kind](dataset, out=_place(options["out"], overwrite))
+        method = getattr(estimator, _METHODS[kind])
+        method(dataset, out=_place(options["out"], overwrite))
     print_json(
         {
             "model": str(model),

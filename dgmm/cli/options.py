@@ -54,14 +54,13 @@ def weight_option(command: F) -> F:
     )
 
 
-def label_option(command: F, *, hidden: bool = False) -> F:
+def label_option(command: F) -> F:
     """What is known of the rows' components."""
     return _with(
         command,
         click.option(
             "--labels",
             metavar="PATH",
-            hidden=hidden,
             help="The number of each row's component, -1 where it is unknown: a .npy file or a "
             "Zarr array (path or URL).",
         ),
@@ -160,6 +159,7 @@ _ESTIMATOR_ARGUMENTS = (
     "n_init",
     "halve_after",
     "acceleration",
+    "empty_components",
     "init_params",
     "covariance_floor",
     "device",
@@ -200,6 +200,14 @@ def estimator_options(command: F) -> F:
             help="Fewer passes: try points beyond EM's next one, by what a pass is bound by. "
             "--tol is then the estimated gap to the optimum.",
         ),
+        click.option(
+            "--empty-components",
+            type=click.Choice(["keep", "reseed", "drop", "raise"]),
+            default="keep",
+            show_default=True,
+            help="A component left without rows: kept as it was, started again where rows are "
+            "explained worst, dropped, or its restart given up.",
+        ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(
             "--tol",
@@ -232,30 +240,25 @@ def estimator_options(command: F) -> F:
     )
 
 
-def variant_options(command: F, *, hidden: bool = False) -> F:
-    """What else than the maximum likelihood is sought, and how.
-
-    Hidden where the library refuses them, and says why.
-    """
+def variant_options(command: F) -> F:
+    """What else than the maximum likelihood is sought, and how."""
     return _with(
         command,
         click.option(
             "--algorithm",
             type=click.Choice(["em", "cem", "sem"]),
             default="em",
-            show_default=not hidden,
-            hidden=hidden,
+            show_default=True,
             help="Expectation-maximisation, classification EM or stochastic EM.",
         ),
         click.option(
             "--annealing",
             type=temperatures,
             metavar="TEMPERATURES",
-            hidden=hidden,
             help="Of the first iterations, decreasing to 1: 4,2,1 or 8:1:20 (from 8 to 1 in 20).",
         ),
         *(
-            click.option(f"--{name}", type=kind, metavar=metavar, hidden=hidden, help=text)
+            click.option(f"--{name}", type=kind, metavar=metavar, help=text)
             for name, kind, metavar, text in _PRIORS
         ),
     )
@@ -263,7 +266,12 @@ def variant_options(command: F, *, hidden: bool = False) -> F:
 
 # Those that differ by component or feature are for Python, where they are arrays.
 _PRIORS: tuple[tuple[str, Any, str, str], ...] = (
-    ("weight-concentration-prior", float, "NUMBER", "α of a Dirichlet prior of the weights, ≥ 1."),
+    (
+        "weight-concentration-prior",
+        float,
+        "NUMBER",
+        "α of a Dirichlet prior of the weights, ≥ 1 (> 0 with --empty-components drop).",
+    ),
     ("mean-prior", numbers, "NUMBERS", "Where the means are expected: a number, or 0,0.5,... ."),
     ("mean-precision-prior", float, "NUMBER", "How many rows --mean-prior counts for."),
     ("covariance-prior", float, "NUMBER", "Ψ of covariances: that multiple of the identity."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,9 +65,9 @@ _LOG_WIDTH = 120
     help="Share of the rows to score on, with --criterion heldout.",
 )
 @weight_option
-@partial(label_option, hidden=True)
+@label_option
 @estimator_options
-@partial(variant_options, hidden=True)
+@variant_options
 @out_option("The model file to write the best to.")
 @data_options
 @engine_options
@@ -79,8 +78,8 @@ def select(talk: Talk, /, **options: Any) -> None:
     """Fit mixtures of several sizes and families to DATA and write the best to a model file.
 
     All of them share every pass over DATA, which is what "dgmm fit" takes. A table of them goes
-    to standard error; the last line on standard output is one JSON object. Candidates are compared
-    by EM's likelihood, without labels, priors and other algorithms than EM.
+    to standard error; the last line on standard output is one JSON object. The criteria are those
+    of the likelihood, without priors; with --labels, that of rows and known labels together.
     """
     started = time.perf_counter()
     check_outputs(options)
@@ -115,6 +114,11 @@ def _select(talk: Talk, options: dict[str, Any]) -> Selection:
         return run_selection(template, dataset, **given)
 
 
+def _cell(value: float) -> str:
+    """To a hundredth, where a criterion is in nats of all rows: its differences are what counts."""
+    return f"{value:.6f}" if abs(value) < 100.0 else f"{value:.2f}"
+
+
 def _print_table(found: Selection) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -134,12 +138,12 @@ def _print_table(found: Selection) -> None:
     for row in found.table:
         mark = "*" if row is found.best_row else ""
         iterations = f"{row.n_iter}" if row.converged else f"{row.n_iter} (not converged)"
-        numbers = [row.log_likelihood, *(getattr(row, name) for name in criteria)]
+        numbers = [f"{row.log_likelihood:.6f}", *(_cell(getattr(row, name)) for name in criteria)]
         cells = [row.covariance_type, str(row.n_components), str(row.n_parameters)]
         table.add_row(
             mark,
             *cells,
-            *(f"{value:.6g}" for value in numbers),
+            *numbers,
             "collapsed" if row.reason else iterations,
         )
     width = None if sys.stderr.isatty() else _LOG_WIDTH

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,6 +93,18 @@ class Rows:
             bad=cut(self.bad),
             lost="" if start else self.lost,
         )
+
+    def tiles(self, size: int) -> Iterator[Rows]:
+        """These rows in order, ``size`` at a time."""
+        for start in range(0, self.n_rows, size):
+            yield self.part(start, min(start + size, self.n_rows))
+
+    def counted_tiles(self, size: int) -> Iterator[Rows]:
+        """The tiles, each without what does not count."""
+        for tile in self.tiles(size):
+            counted = tile.counted()
+            if counted.n_rows:
+                yield counted
 
     def counted(self) -> Rows:
         """The rows that count: without those of weight zero, which may hold anything at all."""

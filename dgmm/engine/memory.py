@@ -16,6 +16,7 @@ from typing import Self
 
 from dgmm.data.dataset import Block
 from dgmm.errors import MemoryLimitError
+from dgmm.sizes import format_bytes as in_units
 
 __all__ = [
     "Demand",
@@ -185,7 +186,7 @@ def _too_small(items: dict[str, int], limit: int) -> str:
     sizes = ", ".join(f"{key} {format_bytes(size)}" for key, size in items.items() if size)
     remedy = _REMEDIES.get(name)
     return (
-        f"memory_limit is {format_bytes(limit)}, and one thread with one block in flight is "
+        f"memory_limit is {in_units(limit)}, and one thread with one block in flight is "
         f"projected to need {format_bytes(least)} ({sizes}); raise memory_limit to at least that"
         + (f", or {remedy}" if remedy else "")
     )

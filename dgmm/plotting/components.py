@@ -9,7 +9,13 @@ import numpy as np
 from scipy.special import chdtri
 
 from dgmm.errors import InvalidParameterError
-from dgmm.plotting.figure import axes_for, check_count, colours, require_matplotlib
+from dgmm.plotting.figure import (
+    axes_for,
+    check_count,
+    colours,
+    name_components,
+    require_matplotlib,
+)
 from dgmm.plotting.plane import Plane, mixture_of, plane_of
 from dgmm.plotting.rows import Drawn, sampled_rows
 
@@ -103,6 +109,8 @@ def plot_components(
     if drawn is not None:
         _BACKGROUNDS[background](axes, drawn, bins)
     _draw_ellipses(axes, plane, radii)
+    shares = ", ".join(f"{100 * share:g}%" for share in _shares(confidence))
+    name_components(axes, title=f"ellipses: {shares}" if radii else None)
     plane.label(axes)
     return axes
 
@@ -162,7 +170,10 @@ def plot_density(
         )
     axes = axes_for(ax)
     draw = axes.contourf if filled else axes.contour
-    draw(x, y, density, levels=levels, cmap="viridis")
+    drawn = draw(x, y, density, levels=levels, cmap="viridis")
+    if ax is None:
+        # Axes of the caller's keep their size.
+        axes.figure.colorbar(drawn, ax=axes, label="density")
     plane.label(axes)
     return axes
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError
-from dgmm.plotting.figure import axes_for, require_matplotlib
+from dgmm.plotting.figure import axes_for, plain_ticks, require_matplotlib
 from dgmm.record import RestartRecord, kept_restart
 
 __all__ = ["plot_convergence", "plot_criterion"]
@@ -51,8 +51,8 @@ def plot_convergence(model: Any, *, ax: Any = None) -> Any:
     _draw(axes, model.lower_bounds_, "lower bound" if kept is None else f"restart {kept}, kept")
     is_stepwise = record is None and hasattr(model, "n_samples_seen_")
     axes.set(xlabel="batch" if is_stepwise else "iteration", ylabel="lower bound, nats per row")
-    if len(axes.get_lines()) > 1:
-        axes.legend()
+    plain_ticks(axes, whole=True)
+    axes.legend()
     return axes
 
 
@@ -123,5 +123,6 @@ def plot_criterion(selection: Any, criterion: str | None = None, *, ax: Any = No
     axes.plot(best.n_components, getattr(best, name), label="best", **circle)
     better = "higher" if CRITERIA[name] > 0 else "lower"
     axes.set(xlabel="components", ylabel=f"{name} ({better} is better)")
+    plain_ticks(axes, whole=True)
     axes.legend()
     return axes

@@ -8,7 +8,17 @@ import numpy as np
 
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 
-__all__ = ["axes_for", "check_count", "colours", "require_matplotlib"]
+__all__ = [
+    "axes_for",
+    "check_count",
+    "colours",
+    "name_components",
+    "plain_ticks",
+    "require_matplotlib",
+]
+
+# Beyond, colours are told apart no more.
+_MOST_NAMED = 20
 
 Array = np.ndarray[Any, Any]
 
@@ -43,6 +53,24 @@ def colours(n_components: int) -> Array:
         if n_components <= most:
             return np.asarray(colormaps[name](np.arange(n_components)))
     return np.asarray(colormaps["turbo"](np.linspace(0.02, 0.98, n_components)))
+
+
+def name_components(axes: Any, handles: Any = None, title: str | None = None) -> None:
+    """A legend beside the axes, where there are few enough components to tell apart."""
+    handles = axes.get_legend_handles_labels()[0] if handles is None else handles
+    if 0 < len(handles) <= _MOST_NAMED:
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        axes.legend(handles=handles, title=title, frameon=False, **place)
+
+
+def plain_ticks(axes: Any, *, whole: bool = False) -> None:
+    """Numbers in full along both axes, not as differences from one; whole ones along x."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.ticklabel_format(useOffset=False)
+    axes.ticklabel_format(axis="y", style="plain")
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def check_count(value: Any, name: str, least: int) -> int:

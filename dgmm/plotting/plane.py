@@ -44,6 +44,7 @@ class Plane:
     def label(self, axes: Any) -> None:
         """Name the axes."""
         axes.set(xlabel=self.names[0], ylabel=self.names[1])
+        axes.ticklabel_format(useOffset=False)
 
 
 def mixture_of(model: Any) -> Mixture:

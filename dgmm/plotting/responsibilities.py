@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.errors import InvalidParameterError
-from dgmm.plotting.figure import axes_for, colours, require_matplotlib
+from dgmm.plotting.figure import axes_for, colours, name_components, require_matplotlib
 from dgmm.plotting.plane import Plane, mixture_of, plane_of
 from dgmm.plotting.rows import sampled_rows
 
@@ -98,11 +98,19 @@ def _draw_bars(axes: Any, posterior: Array) -> None:
             heights[:, k], edges, baseline=below, fill=True, color=colour, label=f"component {k}"
         )
         below = heights[:, k]
+    name_components(axes)
     axes.set(xlim=(0, n_rows), ylim=(0, 1), ylabel="responsibility")
     axes.set(xlabel=f"{n_rows} rows, by likeliest component")
 
 
 def _draw_points(axes: Any, plane: Plane, x: Array, posterior: Array) -> None:
     mixed = np.clip(posterior @ colours(posterior.shape[1]), 0.0, 1.0)
+    from matplotlib.lines import Line2D
+
     axes.scatter(*x[:, list(plane.features)].T, c=mixed, s=8, linewidths=0)
+    dots = [
+        Line2D([], [], linestyle="none", marker="o", color=colour, label=f"component {k}")
+        for k, colour in enumerate(colours(posterior.shape[1]))
+    ]
+    name_components(axes, dots)
     plane.label(axes)

@@ -105,6 +105,7 @@ def _settings(model: Any) -> Mapping[str, str]:
         "tol",
         "reg_covar",
         "acceleration",
+        "empty_components",
         "random_state",
         "dtype",
     )

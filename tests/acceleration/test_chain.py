@@ -39,7 +39,7 @@ FAMILIES = pytest.mark.parametrize("name", family_names())
 
 def accelerated(x, chains, options, regime=COMPUTING, *, tol=1e-9, max_iter=300, groups=None):
     sizes = [len(chains)] if groups is None else groups
-    accelerator = Accelerator(options, float(len(x)), regime, schedule_of(regime, sizes))
+    accelerator = Accelerator(float(len(x)), regime, schedule_of(regime, sizes))
     context = context_of(x)
     events = list(
         iterate(context, chains, tol=tol, options=options, max_iter=max_iter,

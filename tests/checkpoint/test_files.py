@@ -171,6 +171,24 @@ def test_whole_files_with_other_contents_are_refused_or_states(
     assert state.chains
 
 
+@pytest.mark.parametrize("emptied", [[["a", 0, "dropped"]], [[0, 1, "sunk"]], [[0]], 5, [None]])
+def test_forged_chains(content: bytes, emptied: Any) -> None:
+    def change(arrays: dict[str, Any], facts: dict[str, Any]) -> None:
+        facts["chains"][0]["emptied"] = emptied
+
+    with pytest.raises(CheckpointError, match="does not describe a fit"):
+        read(forged(content, change))
+
+
+def test_chains_from_before_components_were_mended(content: bytes) -> None:
+    def change(arrays: dict[str, Any], facts: dict[str, Any]) -> None:
+        for name in ("emptied", "pending"):
+            del facts["chains"][0][name]
+
+    (chain, *_) = read(forged(content, change)).chains
+    assert (chain.emptied, chain.pending) == ((), ())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -287,6 +305,7 @@ def test_a_new_fit_does_not_come_back_to_the_old_one(place: Path) -> None:
         ({"covariance_floor": 1.0}, "reg_covar was .*; covariance_floor was 0.0 and is 1.0"),
         ({"n_init": 3}, "n_init was 2 and is 3"),
         ({"acceleration": None}, "acceleration was 'computing' and is None"),
+        ({"empty_components": "drop"}, "empty_components was 'keep' and is 'drop'"),
         ({"init_params": "kmeans"}, "init_params was 'random' and is 'kmeans'"),
         ({"dtype": "float32"}, "dtype was None and is 'float32'"),
         ({"means_init": np.zeros((3, 2))}, "means_init was None and is 'float64"),

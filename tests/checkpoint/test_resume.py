@@ -129,3 +129,51 @@ def test_a_selection_goes_on(tmp_path: Path) -> None:
     for other in ({"holdout": 0.2}, {"covariance_types": ("full", "diag")}):
         with pytest.raises(dgmm.CheckpointMismatchError, match=next(iter(other))[:10]):
             dgmm.select_model(X, (2, 3), **kept | other, max_iter=8)
+
+
+# A start one of whose components no row will have.
+FAR = {
+    "means_init": [[0.0] * 3, [2.0] * 3, [-2.0] * 3, [500.0] * 3],
+    "weights_init": [0.25] * 4,
+    "covariances_init": np.stack([np.eye(3)] * 4),
+}
+
+
+@pytest.mark.filterwarnings("ignore::dgmm.EmptyComponentWarning")
+@pytest.mark.parametrize("at", [0, 1, 2, 4])
+@pytest.mark.parametrize("acceleration", [None, "computing", "reading"])
+@pytest.mark.parametrize("choice", ["keep", "reseed", "drop"])
+def test_components_that_empty(choice: str, acceleration: Any, at: int, tmp_path: Path) -> None:
+    arguments = FAR | {"empty_components": choice, "acceleration": acceleration}
+    kept = arguments | {"checkpoint": tmp_path, "checkpoint_every": 1}
+    if at:
+        with pytest.raises(Cut):
+            cut_at(estimator(**kept), at).fit(X)
+    else:
+        # Ended by max_iter, with what has emptied still to be mended.
+        estimator(**kept, max_iter=1).fit(X)
+    again = estimator(**kept, resume="must").fit(X)
+    same_bits(again, estimator(**arguments).fit(X))
+    with pytest.raises(dgmm.CheckpointMismatchError, match="empty_components was"):
+        other = "drop" if choice == "keep" else "keep"
+        estimator(**kept | {"empty_components": other}, resume="must").fit(X)
+
+
+@pytest.mark.filterwarnings("ignore::dgmm.EmptyComponentWarning")
+def test_a_selection_with_options_goes_on(tmp_path: Path) -> None:
+    def select(**more: Any) -> Any:
+        options = {"max_iter": 6, "weight_concentration_prior": 1.5} | more
+        return dgmm.select_model(
+            X, [2, 4], covariance_types=("full", "tied_diag"), random_state=0, n_init=2, tol=1e-12,
+            algorithm="sem", fixed={"covariances"}, empty_components="reseed",
+            init_params="random_from_data", **options,
+        )  # fmt: skip
+
+    whole = select()
+    kept = {"checkpoint": tmp_path, "checkpoint_every": 1}
+    select(**kept, max_iter=3)
+    again = select(**kept, resume="must")
+    same_bits(again.best_, whole.best_)
+    assert repr(again.table) == repr(whole.table)
+    with pytest.raises(dgmm.CheckpointMismatchError, match="weight_concentration_prior was"):
+        select(**kept, weight_concentration_prior=2.5)

@@ -124,6 +124,15 @@ class StandIn:
     def score_samples(self, X: Any, out: str) -> None:
         self.calls.applied.append(("scores", out))
 
+    def mahalanobis(self, X: Any, out: str) -> None:
+        self.calls.applied.append(("distances", out))
+
+    def outlier_score(self, X: Any, out: str) -> None:
+        self.calls.applied.append(("outlier_scores", out))
+
+    def tail_probability(self, X: Any, out: str) -> None:
+        self.calls.applied.append(("tail_probability", out))
+
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Calls:

@@ -60,7 +60,7 @@ def test_fit_prints_one_json_line(dgmm, rows, stub, tmp_path) -> None:
 def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
     run = dgmm(
         "fit", rows, "-k", 3, "--covariance-type", "diag", "--n-init", 4, "--seed", 7,
-        "--halve-after", 5, "--acceleration", "auto",
+        "--halve-after", 5, "--acceleration", "auto", "--empty-components", "reseed",
         "--tol", 0, "--reg-covar", 0, "--max-iter", 9, "--init-params", "random", "--dtype",
         "float32", "--device", "cpu", "--memory-limit", "512MiB", "--n-threads", 2,
         "--out", tmp_path / "m",
@@ -73,6 +73,7 @@ def test_fit_hands_its_options_on(dgmm, rows, stub, tmp_path) -> None:
         "covariance_type": "diag",
         "n_init": 4,
         "halve_after": 5,
+        "empty_components": "reseed",
         "acceleration": "auto",
         "random_state": 7,
         "tol": 0.0,
@@ -277,8 +278,8 @@ def test_messages_speak_of_options(dgmm, rows, stub, tmp_path) -> None:
     )
     run = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "m", "-q")
     assert run.err == (
-        "dgmm: error: --memory-limit is 1 MiB; raise --memory-limit, lower --n-components=3 or use "
-        "a smaller --block-bytes; --seed=7, --tol=nan; some labels in /a/memory_limit/x and "
+        "dgmm: error: --memory-limit is 1 MiB; raise --memory-limit, lower --n-components 3 or use "
+        "a smaller --block-bytes; --seed 7, --tol nan; some labels in /a/memory_limit/x and "
         "my_tol=1\n"
     )
 
@@ -287,12 +288,30 @@ def test_messages_name_the_options_of_their_own_command() -> None:
     commands = {name: main.__globals__["_dgmm"].commands[name] for name in ("select", "score")}
     text = "covariance_type='x', n_components=2, sample_weight is negative"
     assert in_options(text, commands["select"]) == (
-        "--covariance-type='x', --n-components=2, --sample-weight is negative"
+        "--covariance-type x, --n-components 2, --sample-weight is negative"
     )
     assert in_options(text, commands["score"]) == (
         "covariance_type='x', n_components=2, --sample-weight is negative"
     )
     assert in_options(text, None) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pass algorithm='em' or 'sem', at once", "pass --algorithm em or sem, at once"),
+        ("pass acceleration=None: it goes", "pass no --acceleration: it goes"),
+        ("annealing=[1.0, 2.0]; it must", "--annealing 1.0,2.0; it must"),
+        ("increase max_iter, tol, or check", "increase --max-iter, --tol, or check"),
+        ("n_samples >= n_components but got n_components = 3, n_samples = 2",
+         "n_samples >= n_components but got --n-components 3, n_samples = 2"),
+        ("a callable (sample, n_components, seed) -> means",
+         "a callable (sample, n_components, seed) -> means"),
+        ("labels go by their numbers", "labels go by their numbers"),
+    ],
+)  # fmt: skip
+def test_values_are_written_as_on_the_command_line(text, expected) -> None:
+    assert in_options(text, main.__globals__["_dgmm"].commands["fit"]) == expected
 
 
 def test_temperatures_are_listed_or_in_equal_ratios() -> None:
@@ -349,7 +368,15 @@ def test_warnings_are_lines(dgmm, rows, stub, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "kind"), [([], "labels"), (["--proba"], "proba"), (["--scores"], "scores")]
+    ("flags", "kind"),
+    [
+        ([], "labels"),
+        (["--proba"], "proba"),
+        (["--scores"], "scores"),
+        (["--distances"], "distances"),
+        (["--outlier-scores"], "outlier_scores"),
+        (["--tail-probability"], "tail_probability"),
+    ],
 )
 def test_predict(dgmm, model, rows, stub, tmp_path, flags, kind) -> None:
     out = str(tmp_path / "out.zarr")
@@ -408,8 +435,9 @@ def test_predict_never_replaces_what_it_reads(dgmm, model, tmp_path, monkeypatch
 
 
 def test_predict_refuses_two_results(dgmm, model, rows, stub, tmp_path) -> None:
-    run = dgmm("predict", model, rows, "--out", tmp_path / "o", "--proba", "--scores")
+    run = dgmm("predict", model, rows, "--out", tmp_path / "o", "--scores", "--outlier-scores")
     assert run.code == 2
+    assert "--scores and --outlier-scores exclude each other" in run.err
 
 
 def test_predict_hands_limits_on(dgmm, model, rows, stub, tmp_path) -> None:

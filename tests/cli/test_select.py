@@ -93,17 +93,33 @@ def test_rows_count_by_their_weights(dgmm, rows: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [("--algorithm", "cem"), ("--annealing", "4,1"), ("--labels", "LABELS"),
-     ("--weight-concentration-prior", 2), ("--mean-prior", 0, "--mean-precision-prior", 1)],
+     ("--weight-concentration-prior", 2), ("--mean-prior", 0, "--mean-precision-prior", 1),
+     ("--empty-components", "drop")],
     ids=lambda options: options[0],
 )  # fmt: skip
-def test_what_is_not_for_selections_is_refused_and_not_advertised(
-    dgmm, rows: Path, tmp_path: Path, options
-) -> None:
-    np.save(tmp_path / "labels.npy", np.full(300, -1))
+def test_options_of_fits_are_those_of_selections(dgmm, rows, tmp_path: Path, options) -> None:
+    np.save(tmp_path / "labels.npy", np.r_[np.zeros(5), np.ones(5), np.full(290, -1)].astype(int))
     given = [tmp_path / "labels.npy" if one == "LABELS" else one for one in options]
-    run = dgmm("select", rows, "-k", 2, "--out", tmp_path / "m", "-q", *given)
-    assert run.code == 2
-    assert "not supported by select_model" in run.err
-    assert "one by one" in run.err
-    assert options[0] not in dgmm("select", "--help").out
-    assert options[0] in dgmm("fit", "--help").out
+    run = dgmm("select", rows, "-k", "2:3", "--out", tmp_path / "m", "-q", *given)
+    assert run.code == 0, run.err
+    alone = dgmm("fit", rows, "-k", 2, "--out", tmp_path / "one", "-q", *given)
+    if options[0] != "--labels":  # there the likelihood is that of the labels too
+        first = run.record["candidates"][0]["log_likelihood"]
+        assert first == pytest.approx(alone.record["log_likelihood"], rel=1e-6)
+    for command in ("select", "fit"):
+        assert options[0] in dgmm(command, "--help").out
+
+
+def test_labels_lie_below_the_smallest_size(dgmm, rows, tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", np.r_[np.zeros(150), np.ones(150)].astype(int))
+    labels = ("--labels", tmp_path / "labels.npy")
+    run = dgmm("select", rows, "-k", "1:3", "--out", tmp_path / "m", "-q", *labels)
+    assert run.code == 65
+    assert "row 150 has 1, and there are 1 components" in run.err
+
+
+def test_the_table_shows_what_the_criteria_differ_by(dgmm, rows, tmp_path: Path) -> None:
+    run = dgmm("select", rows, "-k", "1:3", "--out", tmp_path / "m")
+    for row in run.record["candidates"]:
+        assert f"{row['bic']:.2f}" in run.err
+        assert f"{row['log_likelihood']:.6f}" in run.err

@@ -112,7 +112,7 @@ def test_less_memory_keeps_less_and_changes_no_bit(spare, cupy, tmp_path):
     with _session(tmp_path / "rows.npy") as session:
         expected = _run(session)
     task = BatchPass(KERNELS, device="cuda")
-    workspace = task.workspace()[0][0]
+    workspace = task.workspace()[0]._sums[0]
     fixed = workspace._partial.nbytes + workspace._result.nbytes
     del workspace
     there.memory.limit = there.memory.used_bytes() + 2 * fixed + spare * BLOCK

@@ -13,7 +13,7 @@ from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.features import Layout, fill_features
-from dgmm.fused import fusible
+from dgmm.fused import fused_workspace
 from dgmm.guard import Level
 from dgmm.posterior import Annealed, Classification, Expectation, KnownLabels, Stochastic
 from dgmm.testing.families import frames_around
@@ -79,8 +79,8 @@ def test_float64_goes_through_the_fused_kernel_and_the_rest_through_tiles(on_cud
         (Level.CENTRED, Expectation(), False),
     ):
         (kernel,) = plan_batch([mixture], [level], frames)
-        assert fusible(kernel, [policy], on_cuda) is expected
-        assert not fusible(kernel, [policy], PLAIN)
+        assert (fused_workspace(kernel, [policy], on_cuda) is not None) is expected
+        assert fused_workspace(kernel, [policy], PLAIN) is None
 
 
 def test_a_batch_of_mixed_families_in_one_pass(on_cuda):
@@ -178,7 +178,7 @@ def test_responsibilities_are_those_of_array_calls(n_components, n_rows, dtype, 
 def test_more_sums_than_registers_hold_go_through_tiles(on_cuda):
     mixture = random_mixture(np.random.default_rng(1), "full", 40, 9)
     (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
-    assert not fusible(kernel, [Expectation()], on_cuda)
+    assert fused_workspace(kernel, [Expectation()], on_cuda) is None
     x = rows_of(mixture, 130, 3)
     right, found = _statistics((kernel,), Rows(x))
     _compare(right, found, 1e-12)

@@ -70,6 +70,15 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
         plan_memory(replace(demand, **change), 2, 256 * MIB)
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [(512, "is 512 B, and"), (3 * MIB // 2, r"is 1\.5 MiB, and")],
+)
+def test_a_limit_is_shown_as_it_is(limit: int, words: str) -> None:
+    with pytest.raises(MemoryLimitError, match=words):
+        plan_memory(demand, 1, limit)
+
+
 def test_asking_for_what_the_message_says_is_enough() -> None:
     with pytest.raises(MemoryLimitError) as caught:
         plan_memory(demand, 2, MIB)

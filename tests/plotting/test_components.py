@@ -179,3 +179,30 @@ def test_hexagons_are_not_taken_for_a_mesh(model, rows) -> None:
     # What the tests above look for are the classes that matplotlib draws with.
     axes = model.plot_components(rows, features=(0, 1))
     assert not any(isinstance(one, QuadMesh | PolyQuadMesh) for one in axes.collections)
+
+
+def legend_of(axes) -> list[str]:
+    legend = axes.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize(("n_components", "named"), [(3, 3), (20, 20), (21, 0)])
+def test_few_enough_components_are_named(n_components, named) -> None:
+    means = np.random.default_rng(0).normal(size=(n_components, 2))
+    mixture = dgmm.Mixture(
+        np.full(n_components, 1 / n_components), means, np.ones(n_components), "spherical"
+    )
+    axes = plot_components(mixture, confidence=(0.5, 0.9))
+    assert legend_of(axes) == [f"component {k}" for k in range(named)]
+    if named:
+        assert axes.get_legend().get_title().get_text() == "ellipses: 50%, 90%"
+
+
+def test_numbers_along_the_axes_are_in_full() -> None:
+    """However far out the rows are."""
+    far = dgmm.Mixture([1.0], [[1e7, -1e7]], np.ones(1), "spherical")
+    for axes in (plot_components(far), plot_density(far)):
+        axes.figure.canvas.draw()
+        for axis in (axes.xaxis, axes.yaxis):
+            # A power of ten may stand apart, a number that all have in common may not.
+            assert axis.get_major_formatter().get_offset() in ("", "1e7")

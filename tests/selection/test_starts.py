@@ -21,7 +21,9 @@ SEED = np.random.SeedSequence
 def starts(x, *requests, n_parts=3, context=None):
     context = context_of(x, n_parts) if context is None else context
     wanted = [StartRequest(family_of(name), k, SEED(seed)) for name, k, seed in requests]
-    return parallel_starts(context, wanted, Level.FLOAT64, MaximizationOptions(reg_covar=1e-6))
+    return parallel_starts(
+        context, wanted, Level.FLOAT64, [MaximizationOptions(reg_covar=1e-6)] * len(wanted)
+    )
 
 
 def rare_cluster():

@@ -16,6 +16,7 @@ from sklearn.mixture import BayesianGaussianMixture
 from sklearn.mixture import GaussianMixture as Reference
 
 import dgmm
+from dgmm.storage import read_model, write_model
 from tests.values.cases import FAMILIES, density, mixture_of
 
 X = np.random.default_rng(1).normal(scale=2.0, size=(200, 3))
@@ -62,6 +63,66 @@ def test_arguments_names_and_dtype_are_kept() -> None:
     assert list(model.feature_names_in_) == ["a", "b", "c"]
     assert model.means_.dtype == model.predict_proba(X).dtype == np.float32
     assert model.mixture_.marginal("c").n_features == 1
+
+
+ARGUMENTS = {
+    "acceleration": "reading",
+    "algorithm": "sem",
+    "annealing": [4.0, 2.0],
+    "halve_after": 3,
+    "empty_components": "reseed",
+    "step_size": 0.9,
+    "step_offset": 3.0,
+    "forgetting": 0.25,
+    "n_init": 4,
+    "tol": 1e-5,
+    "init_params": "maxdist",
+    "covariance_floor": 0.5,
+    "weight_concentration_prior": np.array([1.0, 2.0, 3.0]),
+    "random_state": 7,
+    "dtype": "float32",
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_model_file_has_the_arguments_of_its_fit(name: str, tmp_path: Path) -> None:
+    model = model_of("full", **{name: ARGUMENTS[name]})
+    model.save(tmp_path / "m")
+    assert_array_equal(
+        getattr(dgmm.GaussianMixture.load(tmp_path / "m"), name), getattr(model, name)
+    )
+    if name != "dtype":  # a matter of where it runs
+        state = model.state_dict()
+        again = dgmm.GaussianMixture().load_state_dict(state)
+        assert_array_equal(getattr(again, name), getattr(model, name))
+
+
+def test_where_it_runs_is_said_when_it_is_read(tmp_path: Path) -> None:
+    model_of("full", memory_limit="1GiB", device="cpu", engine="local").save(tmp_path / "m")
+    load = dgmm.GaussianMixture.load
+    plain = load(tmp_path / "m")
+    assert (plain.device, plain.engine, plain.memory_limit) == ("auto", None, None)
+    assert load(tmp_path / "m", device=None).device == "auto"
+    engine = dgmm.LocalEngine(1)
+    here = load(tmp_path / "m", "cpu", engine=engine, memory_limit="2GiB")
+    assert (here.device, here.engine, here.memory_limit) == ("cpu", engine, "2GiB")
+
+
+def test_a_file_from_before_an_argument_has_its_default(tmp_path: Path) -> None:
+    model_of("full", acceleration="auto").save(tmp_path / "m")
+    tensors, facts = read_model(tmp_path / "m")
+    for name in ("acceleration", "algorithm", "annealing", "empty_components", "step_size"):
+        del facts["arguments"][name]
+    write_model(tmp_path / "old", tensors, facts)
+    old = dgmm.GaussianMixture.load(tmp_path / "old")
+    assert (old.acceleration, old.algorithm, old.empty_components) == (None, "em", "keep")
+    assert (old.annealing, old.step_size) == (None, 0.7)
+
+
+def test_no_code_is_kept(tmp_path: Path) -> None:
+    model_of("full", step_size=lambda _: 1.0, init_params=lambda *_: None).save(tmp_path / "m")
+    back = dgmm.GaussianMixture.load(tmp_path / "m")
+    assert (back.step_size, back.init_params) == (0.7, "kmeans")
 
 
 def test_a_fit_can_start_from_them() -> None:

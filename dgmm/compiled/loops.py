@@ -19,7 +19,16 @@ import numpy as np
 
 from dgmm.errors import MissingDependencyError
 
-__all__ = ["LIBRARY_BYTES", "centre_loop", "products_loop", "require", "softmax_loop"]
+__all__ = [
+    "LIBRARY_BYTES",
+    "array_types",
+    "centre_loop",
+    "jit",
+    "products_loop",
+    "require",
+    "signature",
+    "softmax_loop",
+]
 
 Loop = Callable[..., None]
 
@@ -54,17 +63,30 @@ def require() -> None:
         )
 
 
-def _jit(*signatures: Any) -> Any:
+def jit(*signatures: Any, regroup: bool = False, inline: bool = False) -> Any:
+    """Numba's decorator for a loop that lets other threads run.
+
+    Parameters
+    ----------
+    *signatures : numba signature
+        What to compile for at once; none: for what it is called with.
+    regroup : bool, default=False
+        Whether sums may be regrouped. Without it a product and a sum may become one operation and
+        nothing else may be rearranged, so that the bits of a row do not depend on its place in a
+        tile.
+    inline : bool, default=False
+        Whether to compile it into its callers.
+    """
     numba = importlib.import_module("numba")
-    # A product and a sum may become one operation; nothing else may be rearranged, so that the
-    # bits of a row do not depend on its place in a tile.
+    flags = {"contract", "nsz", "reassoc"} if regroup else {"contract"}
+    options = {"forceinline": True} if inline else {}
     return numba.njit(
-        list(signatures) or None, nogil=True, fastmath={"contract"}, error_model="numpy"
+        list(signatures) or None, nogil=True, fastmath=flags, error_model="numpy", **options
     )
 
 
 @cache
-def _types(dtype: str) -> tuple[Any, Any, Any]:
+def array_types(dtype: str) -> tuple[Any, Any, Any]:
     """The scalar, a contiguous vector and a contiguous matrix of a dtype."""
     numba = importlib.import_module("numba")
     scalar = getattr(numba.types, dtype)
@@ -118,19 +140,19 @@ def _steps(dtype: str) -> tuple[Any, Any, Any]:
     """Of a softmax, for one component: the maximum so far, the exponential, the normalisation."""
     exp = _exp(dtype)
 
-    @_jit()
+    @jit()
     def take_largest(values: Any, tops: Any) -> None:
         for j in range(tops.size):
             tops[j] = values[j] if values[j] > tops[j] else tops[j]
 
-    @_jit()
+    @jit()
     def exponentiate(values: Any, tops: Any, totals: Any) -> None:
         for j in range(tops.size):
             value = exp(values[j] - tops[j])
             values[j] = value
             totals[j] += value
 
-    @_jit()
+    @jit()
     def scale(values: Any, factors: Any) -> None:
         for j in range(values.size):
             values[j] *= factors[j]
@@ -146,7 +168,7 @@ def softmax_loop(dtype: str) -> Loop:
     """
     take_largest, exponentiate, scale = _steps(dtype)
     zero, one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
-    _, vector, matrix = _types(dtype)
+    _, vector, matrix = array_types(dtype)
 
     def softmax(log_joint: Any, top: Any, total: Any) -> None:
         n_components, n_rows = log_joint.shape
@@ -165,7 +187,7 @@ def softmax_loop(dtype: str) -> Loop:
             for k in range(n_components):
                 scale(log_joint[k, start:stop], inverses)
 
-    compiled: Loop = _jit(_signature(matrix, vector, vector))(softmax)
+    compiled: Loop = jit(signature(matrix, vector, vector))(softmax)
     return compiled
 
 
@@ -175,9 +197,9 @@ def centre_loop(stored: str, dtype: str) -> Loop:
 
     The difference is taken in the dtype of ``origin``, float64 unless both others are float32.
     """
-    _, _, rows = _types(stored)
-    _, origins, _ = _types("float32" if stored == dtype == "float32" else "float64")
-    _, _, matrix = _types(dtype)
+    _, _, rows = array_types(stored)
+    _, origins, _ = array_types("float32" if stored == dtype == "float32" else "float64")
+    _, _, matrix = array_types(dtype)
 
     def centre(x: Any, origin: Any, out: Any) -> None:
         n_rows, n_features = x.shape
@@ -189,15 +211,15 @@ def centre_loop(stored: str, dtype: str) -> Loop:
                     values[j] = column[j] - subtracted
 
     # Of arrays that may not be written to as well, without compiling anew.
-    compiled: Loop = _jit(_signature(rows.copy(readonly=True), origins, matrix))(centre)
+    compiled: Loop = jit(signature(rows.copy(readonly=True), origins, matrix))(centre)
     return compiled
 
 
 @cache
 def products_loop(dtype: str) -> Loop:
     """``(z (D, n), rows (P,), columns (P,), norm (n,), products (P, n))``: ‖z‖² and z_i z_j."""
-    _, vector, matrix = _types(dtype)
-    _, index, _ = _types("intp")
+    _, vector, matrix = array_types(dtype)
+    _, index, _ = array_types("intp")
 
     def fill(z: Any, rows: Any, columns: Any, norm: Any, products: Any) -> None:
         n_features, n_rows = z.shape
@@ -215,10 +237,11 @@ def products_loop(dtype: str) -> Loop:
                 for j in range(out.size):
                     out[j] = left[j] * right[j]
 
-    compiled: Loop = _jit(_signature(matrix, index, index, vector, matrix))(fill)
+    compiled: Loop = jit(signature(matrix, index, index, vector, matrix))(fill)
     return compiled
 
 
-def _signature(*arguments: Any) -> Any:
+def signature(*arguments: Any) -> Any:
+    """Of a loop that returns nothing."""
     numba = importlib.import_module("numba")
     return numba.types.void(*arguments)
