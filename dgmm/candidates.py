@@ -118,7 +118,8 @@ def fit_candidates(
         reserved_bytes=reserved,
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
-    device = shared.device_for(dataset.n_rows)
+    placed = shared.device_with_reason(dataset.n_rows)
+    device = placed[0]
     kept.check_configuration(
         _configuration(estimators, parameters, options)
         | {"device": device.partition(":")[0], "holdout": holdout}
@@ -168,7 +169,7 @@ def fit_candidates(
         on_event(FitEvent("done", max(len(chain.lower_bounds) for chain in chains)))
         regime = "" if accelerator is None else accelerator.regime
         outcomes = [
-            _outcome(group, profile, opened, engine, device, meter, regime, kept, one.fixed)
+            _outcome(group, profile, opened, engine, placed, meter, regime, kept, one.fixed)
             for group, one in zip(_groups(chains, shared.n_init), options, strict=True)
         ]
         return _evaluated(estimators, outcomes, context, opened, split, algorithm.final_policy)
@@ -302,7 +303,7 @@ def _outcome(
     profile: Profile,
     session: Session,
     engine: Any,
-    device: str,
+    placed: tuple[str, str],
     meter: MemoryMeter,
     regime: str,
     kept: FitCheckpoints,
@@ -319,7 +320,8 @@ def _outcome(
         profile=profile,
         session=session,
         engine=engine,
-        device=device,
+        device=placed[0],
+        device_reason=placed[1],
         peak_memory=meter.peak(),
         fixed=fixed,
         acceleration=regime,

@@ -139,6 +139,23 @@ def test_the_matrix_product_of_older_devices_is_the_same(emulated, monkeypatch):
     _compare(_run(emulated, shape, theta, origin, x), expected)
 
 
+@pytest.mark.parametrize("block", ["scalar", "full"])
+def test_the_order_in_which_threads_run_changes_no_bit(block, emulated, monkeypatch):
+    shape = FusedShape(5, 3, getattr(Layout(5), block))
+    theta, x, origin = _problem(8, shape, 500)
+    weights = np.arange(500) % 3.0
+    forwards = _run(emulated, shape, theta, origin, x, weights)
+    monkeypatch.setattr(
+        modules,
+        "load_module",
+        lambda source, defined: emulated_module(source, defined, ("DGMM_REVERSED",)),
+    )
+    modules._module.cache_clear()
+    backwards = _run(emulated, shape, theta, origin, x, weights)
+    np.testing.assert_array_equal(backwards[0], forwards[0])
+    np.testing.assert_array_equal(backwards[1], forwards[1])
+
+
 @pytest.mark.parametrize("name", family_names())
 def test_every_family_has_its_features(name):
     layout = Layout(6)

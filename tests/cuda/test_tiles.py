@@ -8,7 +8,7 @@ import pytest
 from dgmm import expectation
 from dgmm.backend import Backend, CudaBackend
 from dgmm.covariance import family_names
-from dgmm.cuda import tiles
+from dgmm.cuda import modules, tiles
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
@@ -17,7 +17,7 @@ from dgmm.fused import fused_workspace
 from dgmm.guard import Level
 from dgmm.posterior import Annealed, Classification, Expectation, KnownLabels, Stochastic
 from dgmm.testing.families import frames_around
-from tests.cuda.emulator import needs_compiler
+from tests.cuda.emulator import emulated_module, needs_compiler
 from tests.numerics.problems import random_mixture, rows_of
 
 pytestmark = needs_compiler
@@ -173,6 +173,22 @@ def test_responsibilities_are_those_of_array_calls(n_components, n_rows, dtype, 
     np.testing.assert_array_equal(found_top.get(), top)
     np.testing.assert_allclose(found_total.get(), total, rtol=8 * unit)
     np.testing.assert_allclose(found.get(), right, rtol=16 * unit, atol=np.finfo(dtype).tiny)
+
+
+def test_the_order_in_which_threads_run_changes_no_bit(on_cuda, monkeypatch):
+    mixture = random_mixture(np.random.default_rng(5), "full", 3, 5)
+    kernels = plan_batch([mixture], [Level.FLOAT32], frames_around(mixture))
+    rows = Rows(rows_of(mixture, 150, 5, "float32"), weight=np.arange(150) % 3.0)
+    _, forwards = _statistics(kernels, rows)
+    monkeypatch.setattr(
+        modules,
+        "load_module",
+        lambda source, defined: emulated_module(source, defined, ("DGMM_REVERSED",)),
+    )
+    modules._module.cache_clear()
+    _, backwards = _statistics(kernels, rows)
+    np.testing.assert_array_equal(backwards.moments, forwards.moments)
+    assert backwards.log_likelihood == forwards.log_likelihood
 
 
 def test_more_sums_than_registers_hold_go_through_tiles(on_cuda):
