@@ -44,7 +44,7 @@ def check_columns(estimator: Any, dataset: Dataset) -> None:
     if dataset.n_features != estimator.n_features_in_:
         raise InvalidDataError(
             f"X has {dataset.n_features} features, but {name} is expecting "
-            f"{estimator.n_features_in_} features as input"
+            f"{estimator.n_features_in_} features as input; pass the columns that it was fitted to"
         )
     if found is not None and expected is None:
         warn_user(f"X has feature names, but {name} was fitted without feature names", UserWarning)
@@ -85,5 +85,5 @@ def check_some_rows(dataset: Dataset) -> None:
     if dataset.n_rows < 1:
         raise InvalidDataError(
             f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
-            "required by GaussianMixture."
+            "required by GaussianMixture. Pass data with more rows."
         )

@@ -32,7 +32,8 @@ Warnings of what may be meant, and has been done, are ``DgmmWarning`` (a ``UserW
 
     DgmmWarning
     ├── ConstantFeatureWarning      a column holds one value throughout
-    └── EmptyComponentWarning       a component was left without rows
+    ├── EmptyComponentWarning       a component was left without rows
+    └── MixedProcessorsWarning      workers of a cluster compute with different loops
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ __all__ = [
     "MemoryLimitError",
     "MissingChunkError",
     "MissingDependencyError",
+    "MixedProcessorsWarning",
     "ModelFileError",
     "SingularMixtureError",
     "SourceError",
@@ -158,3 +160,7 @@ class ConstantFeatureWarning(DgmmWarning):
 
 class EmptyComponentWarning(DgmmWarning):
     """A component was left without rows: it stayed as it was, or was reseeded or dropped."""
+
+
+class MixedProcessorsWarning(DgmmWarning):
+    """Workers of a cluster compute with different loops: a run is not repeated to the last bit."""

@@ -330,12 +330,13 @@ class GaussianMixture(
         if n_rows < 2:
             raise InvalidDataError(
                 f"Found array with {n_rows} sample(s) (shape={dataset.shape}) while a minimum of "
-                "2 is required by GaussianMixture."
+                "2 is required by GaussianMixture. Pass data with more rows."
             )
         if n_rows < self.n_components:
             raise InvalidDataError(
                 "Expected n_samples >= n_components but got "
-                f"n_components = {self.n_components}, n_samples = {n_rows}"
+                f"n_components = {self.n_components}, n_samples = {n_rows}; lower n_components or "
+                "pass data with more rows"
             )
 
     def _keep(self, outcome: fitting.FitOutcome, dataset: Dataset, seconds: float) -> None:

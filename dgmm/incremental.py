@@ -187,7 +187,7 @@ def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
     if dataset.n_rows < 1:
         raise InvalidDataError(
             f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
-            "required by GaussianMixture."
+            "required by GaussianMixture. Pass data with more rows."
         )
     if dataset.n_rows < needed:
         raise InvalidDataError(
@@ -275,7 +275,8 @@ def _keep(estimator: Any, taken: Advanced) -> None:
     names = getattr(estimator, "feature_names_in_", None)
     estimator._set_mixture(replace(taken.mixture, feature_names=names))
     estimator._stepwise = taken.retained
-    estimator.__dict__.pop("record_", None)
+    for name in ("record_", "_rows_fitted"):
+        estimator.__dict__.pop(name, None)
     if taken.retained.step == 1 or not hasattr(estimator, "n_samples_seen_"):
         estimator.n_samples_seen_, estimator.lower_bounds_ = 0, []
     estimator.n_samples_seen_ += taken.n_rows

@@ -69,7 +69,7 @@ def check_parameters(estimator: Any) -> FitParameters:
     InvalidParameterError
         Naming the argument, its value and what it may be.
     """
-    _integer(estimator, "verbose_interval", 1)
+    _check_flags(estimator)
     algorithm = _choice(estimator, "algorithm", ALGORITHMS)
     max_iter = _integer(estimator, "max_iter", 0)
     temperatures = check_annealing(estimator.annealing, algorithm, max_iter)
@@ -96,6 +96,16 @@ def check_parameters(estimator: Any) -> FitParameters:
             else parse_bytes(estimator.memory_limit, "memory_limit")
         ),
     )
+
+
+def _check_flags(estimator: Any) -> None:
+    _integer(estimator, "verbose_interval", 1)
+    if not isinstance(estimator.verbose, bool | np.bool_):
+        _integer(estimator, "verbose", 0)
+    if not isinstance(estimator.warm_start, bool | np.bool_):
+        raise InvalidParameterError(
+            f"warm_start={estimator.warm_start!r}; it must be True or False"
+        )
 
 
 def _integer(estimator: Any, name: str, least: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.arguments import restored_arguments, saved_arguments
+from dgmm.arrays import resolve_device
 from dgmm.constraints import check_fixed
 from dgmm.covariance import family_of
 from dgmm.density import check_covariances
@@ -90,7 +91,7 @@ def _described(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         "dtype": estimator._face_dtype,
         "arguments": arguments,
         "fit": {
-            "rows": estimator.record_.rows if hasattr(estimator, "record_") else None,
+            "rows": _rows_fitted(estimator),
             "converged": bool(estimator.converged_),
             "n_iter": int(estimator.n_iter_),
             # −inf (no iteration) is not JSON.
@@ -108,7 +109,11 @@ def load_model(cls: type[Any], path: Any, running: dict[str, Any]) -> Any:
     ------
     ModelFileError
         If the file is damaged, or its contents are no Gaussian mixture.
+    InvalidParameterError
+        If there is no such device.
     """
+    if "device" in running:
+        resolve_device(running["device"])
     tensors, facts = read_model(path)
     try:
         mixture = _mixture(tensors, facts)
@@ -146,9 +151,18 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     estimator.n_iter_ = int(fit["n_iter"])
     estimator.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])
     estimator.lower_bounds_ = [float(bound) for bound in fit["lower_bounds"]]
+    rows = fit.get("rows")
+    estimator._rows_fitted = None if rows is None else int(rows)
     estimator.n_features_in_ = mixture.n_features
     if mixture.feature_names is not None:
         estimator.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
+
+
+def _rows_fitted(estimator: Any) -> int | None:
+    """Rows of the fit that the mixture comes from, here or in the file that it was loaded from."""
+    if hasattr(estimator, "record_"):
+        return int(estimator.record_.rows)
+    return getattr(estimator, "_rows_fitted", None)
 
 
 def _finite_or_none(value: float) -> float | None:

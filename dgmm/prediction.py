@@ -20,6 +20,7 @@ from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
 from dgmm.mixture import Mixture, frame_of
 from dgmm.parameters import FitParameters, check_parameters
+from dgmm.portable import portable_errors
 
 __all__ = [
     "Evaluation",
@@ -245,11 +246,13 @@ def _lazy(task: Any, dataset: Dataset) -> Any:
     )
 
 
+@portable_errors()
 def _evaluate_block(block: Block, task: Any) -> Array:
     with single_threaded_blas():
         return task.evaluate(block.read(), task.workspace())
 
 
+@portable_errors()
 def _evaluate_chunk(x: Any, task: Any, block_info: Any = None) -> Any:
     first_row = block_info[0]["array-location"][0][0] if block_info else 0
     with single_threaded_blas():

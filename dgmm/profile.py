@@ -394,6 +394,6 @@ def refuse_non_finite(rows: Rows) -> None:
     row, feature = (int(i) for i in bad[0])
     raise InvalidDataError(
         f"Input contains NaN or infinity: row {rows.position(row)}, feature {feature} is "
-        f"{x[row, feature]} ({len(np.unique(bad[:, 0]))} such rows among {where}); remove or "
+        f"{x[row, feature]} ({len(np.unique(bad[:, 0]))} such row(s) among {where}); remove or "
         "impute such rows"
     )

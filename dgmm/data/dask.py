@@ -19,8 +19,9 @@ from dask.optimization import cull
 from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
 from dgmm.data.planning import check_two_dimensional, joined_ranges
 from dgmm.errors import DgmmError, InvalidDataError, SourceError
+from dgmm.portable import portable_errors
 
-__all__ = ["DaskBlock", "open_dask", "to_dask"]
+__all__ = ["DaskBlock", "is_persisted", "open_dask", "to_dask"]
 
 # Blocks whose graphs overlap so much are better computed together.
 _RECOMPUTED = 4
@@ -175,6 +176,7 @@ def to_dask(
     return da.Array(layers, name, (sizes, *((n,) for n in shape)), meta=meta)
 
 
+@portable_errors()
 def _rows(block: Block) -> Any:
     return block.read().x
 
@@ -199,6 +201,11 @@ def _blocks(array: da.Array, ranges: list[tuple[int, int]]) -> tuple[DaskBlock, 
 def _piece(array: da.Array, graph: dict[Any, Any], index: int) -> tuple[Delayed, tuple[Any, ...]]:
     key = (array.name, index, 0)
     return Delayed(key, cull(graph, [key])[0]), key
+
+
+def is_persisted(array: da.Array) -> bool:
+    """True if a cluster holds chunks of the array."""
+    return bool(_futures(array))
 
 
 def _futures(collection: Any) -> list[Any]:

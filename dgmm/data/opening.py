@@ -79,7 +79,8 @@ def open_dataset(
     block_bytes : int or str, optional
         About how much to read at a time, as a number or as in ``"16MiB"``. Stored chunks are
         joined up to it; a larger chunk is read whole. By default 16 MiB, and 1 MiB for rows in
-        memory, which cost nothing to read and are better shared among threads in small parts.
+        memory, which cost nothing to read and are better shared among threads in small parts. For
+        a Dask array that is persisted on a cluster also 1 MiB: larger chunks stay where they are.
     storage_options : dict, optional
         Options for fsspec, for a URL. Never shown.
     on_missing_chunk : {'raise', 'fill'}, default='raise'
@@ -194,14 +195,16 @@ def _zarr(source: Any, options: _Options) -> Dataset:
 def _dask(source: Any, options: _Options) -> Dataset:
     from dask.array import Array
 
-    from dgmm.data.dask import open_dask
+    from dgmm.data.dask import is_persisted, open_dask
 
     if not isinstance(source, Array):
         raise InvalidParameterError(
             f"cannot read rows from a Dask {type(source).__name__}; pass a Dask array "
             "(of a data frame: df.to_dask_array(lengths=True))"
         )
-    return open_dask(source, options.block_bytes)
+    # Chunks that are joined would move between workers in every pass.
+    held = is_persisted(source)
+    return open_dask(source, options.resident_bytes if held else options.block_bytes)
 
 
 def _sparse(_source: Any, _options: _Options) -> Dataset:

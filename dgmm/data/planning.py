@@ -86,7 +86,8 @@ def check_two_dimensional(shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) == 2:
         if shape[1] == 0:
             raise InvalidDataError(
-                f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required."
+                f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required. "
+                "Pass data with at least one column."
             )
         return shape[0], shape[1]
     kind = {0: "scalar array", 1: "1D array"}.get(len(shape), f"{len(shape)}D array")

@@ -19,6 +19,7 @@ from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of,
 from dgmm.data.location import Location
 from dgmm.data.planning import checked_ranges
 from dgmm.data.stamps import Stamp, changed, stamp_of
+from dgmm.data.zarr_damage import damaged_chunk
 from dgmm.data.zarr_identity import all_marks, codec_names, keys_of, marks_of, some_keys
 from dgmm.data.zarr_layout import ZarrLayout, layout_of
 from dgmm.data.zarr_store import (
@@ -82,7 +83,9 @@ class ZarrHandle:
     @property
     def in_memory(self) -> bool:
         """True if the store lives in this process alone."""
-        return self.given is not None and isinstance(self.given.store, MemoryStore)
+        if self.given is not None and isinstance(self.given.store, MemoryStore):
+            return True
+        return self.location.url.rsplit("::", 1)[-1].startswith("memory://")
 
     @property
     def array(self) -> Any:
@@ -178,10 +181,12 @@ class ZarrBlock(Block):
             if isinstance(leaf, StoreFailureError | OSError) and not isinstance(leaf, BadGzipFile):
                 what = f"cannot read block {self.name} of"
                 return location.failure(what, leaf.__cause__ or leaf)
+        last = self.first_row + self.n_rows
+        where = damaged_chunk(self.handle.array, self.handle.layout, self.first_row, last)
         return DamagedBlockError(
-            f"{location.name}: block {self.name} is damaged: its bytes do not pass their check or "
-            f"cannot be decoded ({type(first).__name__}: {location.scrub(first)}); restore it from "
-            "a copy or write it again"
+            f"{location.name}: block {self.name} is damaged{where}: its bytes do not pass their "
+            f"check or cannot be decoded ({type(first).__name__}: {location.scrub(first)}); "
+            "restore it from a copy or write it again"
         )
 
 

@@ -8,7 +8,7 @@ on nothing but their number, so that every engine gives the same bits (:mod:`dgm
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -77,6 +77,8 @@ class Counters:
     slices : int
         Most slices that a task was cut into for threads or workers that its ranges of rows would
         have left idle (:mod:`dgmm.engine.spreading`).
+    processors : dict of str to str
+        Of a cluster: a machine of each kind that took part (:mod:`dgmm.engine.processor`).
     """
 
     passes: int = 0
@@ -84,6 +86,7 @@ class Counters:
     bytes_read: int = 0
     nodes_received: int = 0
     slices: int = 1
+    processors: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dgmm.engine.dask_graph import (
 )
 from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
 from dgmm.engine.pieces import cut_finely, value_bytes
+from dgmm.engine.processor import warn_of_mixed
 from dgmm.engine.spreading import joined, lend, spread
 from dgmm.engine.tree import Node, TreeReducer
 from dgmm.engine.work import BlockWork, Selection, check_keep, select
@@ -337,6 +338,11 @@ class DaskSession:
     def _count(self, node: NodeResult[Any]) -> None:
         self.counters.block_reads += node.reads.blocks
         self.counters.bytes_read += node.reads.nbytes
+        processors = self.counters.processors
+        known = len(processors)
+        processors.update(node.processors)
+        if len(processors) > max(known, 1):
+            warn_of_mixed(processors)
 
 
 @dataclass

@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from dgmm.data.dataset import Block, Rows
-from dgmm.devices import is_device_array
 from dgmm.engine.allocator import return_freed_blocks
 from dgmm.engine.base import BlockTask, Mergeable
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.device_worker import WorkerDevice
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
+from dgmm.engine.given import GivenBlock, HeldBlock
+from dgmm.engine.processor import processor_here
 from dgmm.engine.tree import Shape, TreeReducer, merge_values
 from dgmm.engine.work import BlockWork, load
-from dgmm.errors import EngineError, SourceError
+from dgmm.errors import EngineError
+from dgmm.portable import portable_errors
 
 __all__ = [
     "GivenBlock",
@@ -50,50 +50,6 @@ _MAX_SESSIONS = 2
 # A task that was on its way when its session was closed must not open it again. Those of a thousand
 # sessions ago have long ended.
 _MOST_CLOSED = 1000
-
-
-@dataclass(frozen=True)
-class GivenBlock(Block):
-    """A block whose rows reach the task as an argument: those of a Dask array in memory.
-
-    Parameters
-    ----------
-    values : array of shape (n_rows, n_features), optional
-        The rows, once they are there.
-    """
-
-    values: Any = field(default=None, compare=False, repr=False)
-
-    def read(self) -> Rows:
-        if self.values.dtype != self.dtype:
-            raise SourceError(
-                f"block {self.name} was declared as {self.dtype} and holds {self.values.dtype}"
-            )
-        values = self.values if is_device_array(self.values) else np.asarray(self.values)
-        return Rows(values, self.first_row)
-
-    @property
-    def is_resident(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class HeldBlock(Block):
-    """Some rows of a block that is in the driver's memory.
-
-    Parameters
-    ----------
-    rows : Rows
-    """
-
-    rows: Rows = field(compare=False, repr=False)
-
-    def read(self) -> Rows:
-        return self.rows
-
-    @property
-    def is_resident(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -159,11 +115,14 @@ class NodeResult(Generic[M]):
     kept : dict of int to M
         Results of blocks by their number in the dataset, if they are kept.
     reads : Reads
+    processors : dict of str to str
+        A machine of each kind that took part (:mod:`dgmm.engine.processor`).
     """
 
     value: M
     kept: dict[int, M]
     reads: Reads
+    processors: dict[str, str] = field(default_factory=dict)
 
 
 class RecentBlocks:
@@ -281,6 +240,7 @@ async def stop_pass(name: str, run: str) -> None:
             feed.fail(EngineError("the pass was given up"))
 
 
+@portable_errors()
 def reduce_range(
     task: BlockTask[M], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[M]:
@@ -315,9 +275,10 @@ def _reduce(
         evaluate_parts(feed, (task,), deliver)
         feed.check()
     kept = {work[position].number: value for position, value in reducer.kept.items()}
-    return NodeResult(reducer.result(), kept, feed.reads)
+    return NodeResult(reducer.result(), kept, feed.reads, processor_here())
 
 
+@portable_errors()
 def evaluate_blocks(
     task: BlockTask[Any], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[Any]:
@@ -340,7 +301,7 @@ def _evaluate(
     with _reading((item,), settings, session, cache) as feed:
         evaluate_parts(feed, (task,), deliver)
         feed.check()
-    return NodeResult(values, {}, cache.reads)
+    return NodeResult(values, {}, cache.reads, processor_here())
 
 
 def merge_nodes(
@@ -350,11 +311,12 @@ def merge_nodes(
     # The inputs belong to the cluster, which may hand them out again after a loss.
     values = list(_copies([node.value for node in nodes], steps))
     kept: dict[int, M] = {}
-    reads = Reads()
+    reads, processors = Reads(), processor_here()
     for node in nodes:
         kept.update(node.kept)
         reads.add(node.reads)
-    return NodeResult(merge_values(values, steps), kept, reads)
+        processors.update(node.processors)
+    return NodeResult(merge_values(values, steps), kept, reads, processors)
 
 
 def _copies(values: Sequence[M], steps: tuple[tuple[int, int], ...]) -> Iterator[M]:

@@ -175,6 +175,13 @@ class TestCluster:
         assert all(block.futures for block in dataset.blocks)
         np.testing.assert_array_equal(read_all(dataset), VALUES)
 
+    def test_chunks_of_a_usual_size_are_not_joined(self, client):
+        lazy = da.ones((2**19, 4), chunks=(2**17, 4), dtype="f4")
+        assert len(open_dataset(lazy).blocks) == 1
+        persisted = client.persist(lazy)
+        assert all(block.future is not None for block in open_dataset(persisted).blocks)
+        assert len(open_dataset(persisted, block_bytes="16MiB").blocks) == 1
+
     def test_threads_read(self, persisted):
         dataset = open_dataset(persisted, block_bytes=640)
         found = {}

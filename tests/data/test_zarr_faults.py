@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import zarr
+from numcodecs import Zstd
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from dgmm.data.opening import open_dataset
@@ -67,6 +68,27 @@ class TestMissing:
         array[70:] = self.values[70:95]
         self.check(tmp_path / "x", block_bytes, r"chunk \(6, 0\) in shard c/1/0 of block rows")
 
+    @pytest.mark.parametrize("place", ["start", "end"])
+    def test_chunk_in_a_shard_on_a_server_that_knows_no_ranges(self, tmp_path, monkeypatch, place):
+        array = zarr.create_array(
+            tmp_path / "x",
+            shape=(100, 4),
+            dtype="f8",
+            chunks=(10, 4),
+            shards={"shape": (50, 4), "index_location": place},
+        )
+        array[:60] = self.values[:60]
+        array[70:] = self.values[70:]
+        get = zarr.storage.LocalStore.get
+
+        async def whole(store, key, prototype, byte_range=None):
+            return await get(store, key, prototype)
+
+        monkeypatch.setattr(zarr.storage.LocalStore, "get", whole)
+        self.check(tmp_path / "x", 10**6, r"chunk \(6, 0\) in shard c/1/0 of block rows")
+        array[60:70] = self.values[60:70]
+        np.testing.assert_array_equal(read_all(open_dataset(tmp_path / "x")), self.values)
+
     def test_edge_shards_are_whole(self, tmp_path):
         write(tmp_path / "x", self.values[:41], chunks=(10, 3), shards=(40, 6))
         np.testing.assert_array_equal(read_all(open_dataset(tmp_path / "x")), self.values[:41])
@@ -126,6 +148,23 @@ class TestDamaged:
         write(tmp_path / "x", self.values, chunks=(20, 4), compressors=codec)
         self.damage(tmp_path / "x/c/3/0", getattr(self, change))
         self.check(tmp_path / "x")
+
+    @pytest.mark.parametrize(
+        ("options", "chunk", "where"),
+        [
+            ({"chunks": (10, 4)}, "c/4/0", r"c/4/0 \(rows 40 to 49\)"),
+            ({"chunks": (10, 2)}, "c/4/1", r"c/4/1 \(rows 40 to 49\)"),
+            ({"chunks": (10, 4), "zarr_format": 2}, "4.0", r"4\.0 \(rows 40 to 49\)"),
+            ({"chunks": (10, 4), "shards": (50, 4)}, "c/1/0", r"c/1/0 \(rows 70 to 79\)"),
+        ],
+    )
+    def test_the_chunk_is_named_among_those_of_its_block(self, tmp_path, options, chunk, where):
+        codec = Crc32cCodec() if options.get("zarr_format") != 2 else Zstd(checksum=True)
+        write(tmp_path / "x", self.values, compressors=(codec,), **options)
+        self.damage(tmp_path / "x" / chunk, self.flip)
+        (block,) = open_dataset(tmp_path / "x").blocks
+        with pytest.raises(DamagedBlockError, match=rf"rows 0 to 99 is damaged in {where}: its"):
+            block.read()
 
     def test_version_2(self, tmp_path):
         write(tmp_path / "x", self.values, chunks=(20, 4), zarr_format=2)

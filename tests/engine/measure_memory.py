@@ -50,7 +50,7 @@ class ProductTask:
     """Tiles of features times a matrix: the arithmetic of a fit, in its proportions."""
 
     n_features: int = 256
-    n_components: int = 64
+    n_components: int = 16
 
     @property
     def workspace_bytes(self) -> int:

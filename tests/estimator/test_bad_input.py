@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,11 @@ def test_a_row_that_is_not_finite_is_named_in_a_zarr_store(tmp_path: Path) -> No
         (np.array([["a", "b"]] * 5), dgmm.InvalidDtypeError, "not a real number"),
         (np.array([[object()]] * 5), dgmm.InvalidDtypeError, "not a real number"),
         (X.astype(complex), dgmm.InvalidDtypeError, "complex128"),
-        (X[:0], dgmm.InvalidDataError, "0 sample"),
-        (X[:, :0], dgmm.InvalidDataError, "0 feature"),
+        (X[:0], dgmm.InvalidDataError, r"0 sample.*more rows"),
+        (X[:, :0], dgmm.InvalidDataError, r"0 feature.*at least one column"),
         (X[0], dgmm.InvalidDataError, r"shape|dimension"),
         (X[None], dgmm.InvalidDataError, r"shape|dimension"),
-        (X[:3], dgmm.InvalidDataError, "n_samples >= n_components"),
+        (X[:3], dgmm.InvalidDataError, r"n_samples >= n_components.*lower n_components"),
         (X * 1e200, dgmm.InvalidDataError, "rescale"),
     ],
 )
@@ -86,7 +87,12 @@ def test_data_that_cannot_be_fitted(x: Any, error: type[Exception], message: str
         ("device", "tpu"),
         ("device", "cuda:x"),
         ("device", None),
+        ("verbose", -1),
+        ("verbose", None),
+        ("verbose", "loud"),
         ("verbose_interval", 0),
+        ("warm_start", "yes"),
+        ("warm_start", None),
         ("means_init", "abc"),
         ("dtype", "float16"),
         ("memory_limit", "lots"),
@@ -108,7 +114,7 @@ def test_an_argument_out_of_range_is_named(argument: str, value: Any) -> None:
 
 def test_a_wrong_number_of_features_is_refused() -> None:
     model = dgmm.GaussianMixture(2, random_state=0).fit(X)
-    with pytest.raises(dgmm.InvalidDataError, match=r"2 features.*expecting 3"):
+    with pytest.raises(dgmm.InvalidDataError, match=r"2 features.*expecting 3.*pass the columns"):
         model.predict(X[:, :2])
 
 
@@ -227,6 +233,21 @@ def test_a_constant_column_without_a_floor_retires_every_restart() -> None:
     assert "restart 2" in str(caught.value)
 
 
+def test_a_restart_that_collapses_is_retired_and_reported() -> None:
+    rng = np.random.default_rng(0)
+    clouds = [rng.normal(centre, 1.0, (300, 2)) for centre in (0, 5)]
+    x = np.concatenate([*clouds, np.full((4, 2), 30.0)])
+    model = dgmm.GaussianMixture(
+        2, reg_covar=0.0, n_init=8, init_params="random_from_data", random_state=1
+    ).fit(x)
+    retired = [i for i, one in enumerate(model.record_.restarts) if one.status == "retired"]
+    assert 0 < len(retired) < 8
+    for number in retired:
+        pattern = rf"restart {number} retired: component \d \(weight 0\.0066\d\) collapsed"
+        assert any(re.match(pattern, note) for note in model.record_.notes)
+    assert np.all(np.linalg.eigvalsh(model.covariances_) > 0.1)
+
+
 def test_a_missing_chunk_is_not_the_fill_value(tmp_path: Path) -> None:
     path = str(tmp_path / "x.zarr")
     array = zarr.create_array(path, shape=X.shape, chunks=(50, 3), dtype="f8")
@@ -262,8 +283,11 @@ def test_a_group_is_not_an_array(tmp_path: Path) -> None:
 def test_a_limit_too_small_for_one_block_says_what_to_change(tmp_path: Path) -> None:
     path = str(tmp_path / "x.npy")
     np.save(path, np.zeros((400_000, 16)))
-    with pytest.raises(dgmm.MemoryLimitError, match="memory_limit"):
+    with pytest.raises(dgmm.MemoryLimitError, match=r"memory_limit is 8 MiB, .* need \d+ MiB"):
         dgmm.GaussianMixture(2, memory_limit="8MiB").fit(path)
+    # The limit as it was asked for, not as much as rounding makes of it.
+    with pytest.raises(dgmm.MemoryLimitError, match=r"memory_limit is 10 KiB, .* need \d+ MiB"):
+        dgmm.GaussianMixture(2, memory_limit="10KiB").fit(path)
 
 
 def test_dask_arrays_of_unknown_length_are_refused() -> None:

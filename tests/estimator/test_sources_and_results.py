@@ -119,7 +119,12 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, model: dgmm.GaussianMix
     assert loaded.lower_bounds_ == model.lower_bounds_
     assert loaded.n_iter_ == model.n_iter_
     assert loaded.get_params()["tol"] == model.tol
+    with pytest.raises(dgmm.InvalidParameterError, match="device='tpu'"):
+        dgmm.GaussianMixture.load(path, device="tpu")
     loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    loaded.partial_fit(X)
+    assert loaded.state_dict()["fit"]["rows"] is None
 
 
 def test_a_saved_model_computes_in_the_dtype_it_was_fitted_with(tmp_path: Path) -> None:
