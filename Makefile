@@ -4,6 +4,7 @@
 #   make long    the long runs                    make chaos  what may befall a cluster, long
 #   make lint    style, types, layers            make check   lint, then test
 #   make bench   the measured numbers            make clean   remove what the others made
+#   make gpu     the tests that need a GPU    make bench-gpu   its rates, roofline and peers
 #   make bench-quick   ratios to scikit-learn at four points, in a minute
 #
 # PYTHON=python3.13 chooses the interpreter, VENV=... the environment, ARGS="-k storage" what to run.
@@ -11,6 +12,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+CUDA   ?= cuda12
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -21,7 +23,7 @@ HELD_BY_dev := test demo
 HELD_BY_test := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long chaos lint check bench bench-quick clean
+.PHONY: help demo test long chaos lint check gpu bench bench-gpu bench-quick clean
 
 help:
 	@sed -n '1,/^$$/ s/^# \{0,1\}//p' Makefile
@@ -46,6 +48,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 check: lint test
+
+gpu: $(VENV)/.installed-test $(VENV)/.installed-$(CUDA)
+	$(BIN)/python -m pytest -m gpu tests/gpu tests/numerics $(ARGS)
+
+bench-gpu: $(VENV)/.installed-test $(VENV)/.installed-$(CUDA)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks $(ARGS)

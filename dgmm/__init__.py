@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dgmm.data.opening import open_dataset
     from dgmm.engine.dask import DaskEngine
+    from dgmm.engine.gpu_cluster import gpu_cluster
     from dgmm.engine.local import LocalEngine
     from dgmm.errors import (
         CheckpointError,
@@ -83,6 +84,7 @@ __all__ = [
     "StalledError",
     "StoreUnavailableError",
     "__version__",
+    "gpu_cluster",
     "open_dataset",
     "select_model",
     "suggest_priors",
@@ -98,6 +100,7 @@ _HOMES = {
     "Mixture": "dgmm.mixture",
     "NotFittedError": "dgmm.estimator",
     "Selection": "dgmm.selection",
+    "gpu_cluster": "dgmm.engine.gpu_cluster",
     "open_dataset": "dgmm.data.opening",
     "select_model": "dgmm.selection",
     "suggest_priors": "dgmm.suggestions",

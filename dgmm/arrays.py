@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.devices import facts_of, gpu_count, why_no_gpu
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 
-__all__ = ["COMPILED", "namespace", "resolve_device", "tile_rows", "to_host"]
+__all__ = ["COMPILED", "explain_device", "namespace", "resolve_device", "tile_rows", "to_host"]
 
 # NumPy with compiled loops.
 COMPILED = "cpu-compiled"
@@ -26,8 +27,9 @@ _WORTH_COMPILING = 2**24
 
 # Bytes of one tile's features and responsibilities. Measured on two cores sharing 32 MiB of L3:
 # smaller tiles lose to the interpreter's overhead, of which compiled loops have less, larger ones
-# to the cache.
-_TILE_BYTES = {"numpy": 6 * 2**20, "numba": 3 * 2**20, "fused": 3 * 2**20, "cupy": 24 * 2**20}
+# to the cache. On a GPU, small tiles cost launches and leave products with less than its
+# multiprocessors can take: 512 MiB are 32,768 rows of 64 features, full covariances.
+_TILE_BYTES = {"numpy": 6 * 2**20, "numba": 3 * 2**20, "fused": 3 * 2**20, "cupy": 512 * 2**20}
 _TILE_ROWS = {
     "numpy": (256, 8192),
     "numba": (256, 8192),
@@ -59,7 +61,12 @@ def namespace(device: str) -> ModuleType:
 
 
 def resolve_device(device: Any, n_responsibilities: int = 0) -> str:
-    """The device that ``"auto"`` means here.
+    """The device that ``"auto"`` means here; see :func:`explain_device`."""
+    return explain_device(device, n_responsibilities)[0]
+
+
+def explain_device(device: Any, n_responsibilities: int = 0) -> tuple[str, str]:
+    """The device that ``"auto"`` means here, and why.
 
     ``"cuda"`` where CuPy finds a GPU; else ``"cpu-compiled"`` where numba is installed and a pass
     has responsibilities enough to repay compiling; else ``"cpu"``.
@@ -69,6 +76,10 @@ def resolve_device(device: Any, n_responsibilities: int = 0) -> str:
     device : {"auto", "cpu", "cpu-compiled", "cuda", "cuda:N"}
     n_responsibilities : int, default=0
         Rows × components of a pass.
+
+    Returns
+    -------
+    device, reason : str
 
     Raises
     ------
@@ -82,22 +93,24 @@ def resolve_device(device: Any, n_responsibilities: int = 0) -> str:
             f"device={device!r} is not known; use 'auto', 'cpu', 'cpu-compiled', 'cuda' or 'cuda:N'"
         )
     if device != "auto":
-        return device
+        return device, "asked for"
     if _gpu_count() > 0:
-        return "cuda"
-    worthwhile = n_responsibilities >= _WORTH_COMPILING
-    has_numba = importlib.util.find_spec("numba") is not None
-    return COMPILED if worthwhile and has_numba else "cpu"
+        return "cuda", f"found {_gpus()}"
+    why = why_no_gpu() or "no GPU"
+    if importlib.util.find_spec("numba") is None:
+        return "cpu", f"{why}, and numba is not installed"
+    if n_responsibilities < _WORTH_COMPILING:
+        return "cpu", f"{why}, and too few rows to repay compiling loops"
+    return COMPILED, f"{why}, and rows enough to repay compiling loops"
 
 
 def _gpu_count() -> int:
-    if importlib.util.find_spec("cupy") is None:
-        return 0
-    cupy = importlib.import_module("cupy")
-    try:
-        return int(cupy.cuda.runtime.getDeviceCount())
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return 0
+    return gpu_count()
+
+
+def _gpus() -> str:
+    names = [facts_of(number).name for number in range(_gpu_count())]
+    return ", ".join(names) if len(set(names)) > 1 else f"{len(names)} × {names[0]}"
 
 
 def to_host(array: Any) -> np.ndarray[Any, Any]:

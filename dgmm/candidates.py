@@ -13,6 +13,7 @@ from dgmm.checkpoint import StopRequest
 from dgmm.constraints import check_concentration, check_start
 from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
+from dgmm.device_profile import profile_on
 from dgmm.em import Chain, Context, best_chain, evaluate, frames_of, iterate
 from dgmm.emptying import Emptying
 from dgmm.engine.base import Session
@@ -117,14 +118,15 @@ def fit_candidates(
         reserved_bytes=reserved,
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
-    device = shared.device_for(dataset.n_rows)
+    placed = shared.device_with_reason(dataset.n_rows)
+    device = placed[0]
     kept.check_configuration(
         _configuration(estimators, parameters, options)
         | {"device": device.partition(":")[0], "holdout": holdout}
     )
     with meter, single_threaded_blas(), opened:
         session: Session = opened if split is None else FittedSide(opened, split)
-        profile = session.run(task).total
+        profile = session.run(task if split else profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
         _check_enough(profile, parameters, split, options)
         profile = kept.check_data(dataset, profile)
@@ -133,7 +135,7 @@ def fit_candidates(
         context = Context(session, frames_of(profile, dataset.dtype), profile, device)
         chains = kept.chains
         if chains is None:
-            level = first_level(dataset.dtype, shared.dtype)
+            level = first_level(dataset.dtype, shared.dtype, device)
             chains = _starts(estimators, parameters, context, level, seeds, options)
         on_event(_started(parameters, chains))
         accelerator = accelerator_for(parameters, dataset, profile)
@@ -167,7 +169,7 @@ def fit_candidates(
         on_event(FitEvent("done", max(len(chain.lower_bounds) for chain in chains)))
         regime = "" if accelerator is None else accelerator.regime
         outcomes = [
-            _outcome(group, profile, opened, engine, device, meter, regime, kept, one.fixed)
+            _outcome(group, profile, opened, engine, placed, meter, regime, kept, one.fixed)
             for group, one in zip(_groups(chains, shared.n_init), options, strict=True)
         ]
         return _evaluated(estimators, outcomes, context, opened, split, algorithm.final_policy)
@@ -301,7 +303,7 @@ def _outcome(
     profile: Profile,
     session: Session,
     engine: Any,
-    device: str,
+    placed: tuple[str, str],
     meter: MemoryMeter,
     regime: str,
     kept: FitCheckpoints,
@@ -318,7 +320,8 @@ def _outcome(
         profile=profile,
         session=session,
         engine=engine,
-        device=device,
+        device=placed[0],
+        device_reason=placed[1],
         peak_memory=meter.peak(),
         fixed=fixed,
         acceleration=regime,

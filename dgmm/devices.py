@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,9 +16,11 @@ __all__ = [
     "DeviceFacts",
     "facts_of",
     "gpu_count",
+    "has_fast_float64",
     "is_device_array",
     "is_out_of_memory",
     "is_sticky",
+    "let_go",
     "why_no_gpu",
 ]
 
@@ -27,7 +30,8 @@ _SINGLE_TO_DOUBLE = 87
 # Data-centre devices do float64 at half of float32's rate, the others at a 32nd or a 64th.
 _FAST_RATIO = 4
 
-_OUT_OF_MEMORY = 2
+# cudaErrorMemoryAllocation, and cuBLAS's own for its workspaces.
+_OUT_OF_MEMORY, _CUBLAS_OUT_OF_MEMORY = 2, 3
 
 # Errors after which every call of the process to this device fails (CUDA Runtime API, "Error
 # handling"): uncorrectable memory, illegal addresses and instructions, launch failures, asserts.
@@ -93,6 +97,16 @@ def facts_of(number: int) -> DeviceFacts:
     )
 
 
+def has_fast_float64(device: str) -> bool:
+    """True if a device (``"cuda"``, ``"cuda:N"``) computes in float64 by default.
+
+    Where none is seen, as in a driver whose workers have them, they are taken to be of a data
+    centre.
+    """
+    number = int(device.partition(":")[2] or 0)
+    return number >= gpu_count() or facts_of(number).has_fast_float64
+
+
 def is_device_array(array: Any) -> bool:
     """True for an array in the memory of a GPU."""
     return hasattr(array, "__cuda_array_interface__")
@@ -100,12 +114,27 @@ def is_device_array(array: Any) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True if a device had no memory left; the process can go on with less."""
+    if type(error).__name__ == "CUBLASError":
+        return getattr(error, "status", None) == _CUBLAS_OUT_OF_MEMORY
     return type(error).__name__ == "OutOfMemoryError" or _status(error) == _OUT_OF_MEMORY
 
 
 def is_sticky(error: BaseException) -> bool:
     """True if the process cannot use the device any more, whatever it does."""
     return _status(error) in _STICKY
+
+
+def let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold, arrays on a device not least.
+
+    A thread's error is kept by what the thread worked for, which its frames refer to: until the
+    garbage collector came by, all of it would stay in memory.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen.__traceback__, seen = None, seen.__context__
+    error.__context__ = error.__cause__ = None
 
 
 def _status(error: BaseException) -> int | None:

@@ -125,9 +125,9 @@ class GaussianMixture(
         if the data is a Dask array.
     device : {"auto", "cpu", "cpu-compiled", "cuda", "cuda:N"}, default="auto"
         ``"cpu-compiled"`` runs loops that numba compiles, 1.3 to 2.5 times the speed of NumPy
-        alone, after 2 s of compiling in each process. ``"auto"``: a GPU where there is one; else
-        the loops where numba is installed, rows × components reach 8 million and
-        ``memory_limit`` is not below 1 GiB: they take 200 MiB of it.
+        alone, after 2 s of compiling in each process. ``"auto"``: all GPUs that there are
+        (docs/gpu.md); without one, the loops where numba is installed, rows × components reach
+        8 million and ``memory_limit`` is not below 1 GiB: they take 200 MiB of it.
     dtype : {"float32", "float64"}, optional
         Of the products; None: float32 for data stored in at most 32 bits, float64 otherwise. A
         mixture too ill-conditioned for it is evaluated by a safer kernel.
@@ -303,7 +303,7 @@ class GaussianMixture(
         """
         started = time.perf_counter()
         parameters = check_parameters(self)
-        dataset = fitting.open_rows(X, sample_weight, labels)
+        dataset = fitting.open_rows(X, sample_weight, labels, self.device)
         self._check_rows(dataset)
         previous = self if self.warm_start and hasattr(self, "mixture_") else None
         outcome = fitting.fit_dataset(
@@ -322,7 +322,7 @@ class GaussianMixture(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None
     ) -> Any:
         """Fit, then label every row; see :meth:`fit` and :meth:`predict`."""
-        dataset = fitting.open_rows(X, sample_weight, labels)
+        dataset = fitting.open_rows(X, sample_weight, labels, self.device)
         return self.fit(dataset).predict(dataset)
 
     def _check_rows(self, dataset: Dataset) -> None:

@@ -23,6 +23,7 @@ from dgmm.fused import Fused, fused_bytes, fused_workspace
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
 from dgmm.mixture import Mixture
+from dgmm.placement import Placed
 from dgmm.posterior import Expectation, PosteriorPolicy
 from dgmm.scalars import bad_row, scalars_for
 from dgmm.statistics import BatchStatistics, SufficientStatistics
@@ -92,7 +93,7 @@ def _stacks(members: list[tuple[Member, Mixture]]) -> Iterator[list[tuple[Member
 
 
 @dataclass(frozen=True)
-class BatchPass:
+class BatchPass(Placed):
     """Statistics of every mixture of a batch (a task for :meth:`dgmm.engine.base.Session.run`).
 
     Parameters
@@ -115,7 +116,7 @@ class BatchPass:
         return backend_of(self.device).library_bytes
 
     @property
-    def workspace_bytes(self) -> int:
+    def buffer_bytes(self) -> int:
         backend = backend_of(self.device)
         own = sum(
             max(kernel.workspace_bytes(backend), fused_bytes(kernel, backend))
@@ -163,10 +164,6 @@ class BatchPass:
     def indices(self) -> list[int]:
         """Places in the batch of the mixtures that are evaluated, in the order of their results."""
         return sorted(member.index for kernel in self.kernels for member in kernel.members)
-
-    def on(self, device: str) -> BatchPass:
-        """The same task on a device."""
-        return replace(self, device=device)
 
     def workspace(self) -> list[Any]:
         backend = backend_of(self.device)
@@ -261,7 +258,7 @@ def _tied_quadratic(mixture: Mixture, total: Array) -> float:
 
 
 @dataclass(frozen=True)
-class RowPass:
+class RowPass(Placed):
     """Values of every row for one mixture (a task for :meth:`dgmm.engine.base.Session.stream`).
 
     Parameters
@@ -289,7 +286,7 @@ class RowPass:
         return backend_of(self.device).library_bytes
 
     @property
-    def workspace_bytes(self) -> int:
+    def buffer_bytes(self) -> int:
         backend = backend_of(self.device)
         # The fallback's buffers are there beside the others, as long as it takes.
         used = [self.kernel] if self.fallback is None else [self.kernel, self.fallback]
@@ -313,10 +310,6 @@ class RowPass:
     @property
     def value_dtype(self) -> np.dtype[Any]:
         return np.dtype("int64" if self.output == "labels" else self.dtype)
-
-    def on(self, device: str) -> RowPass:
-        """The same task on a device."""
-        return replace(self, device=device)
 
     def workspace(self) -> Any:
         return self.kernel.workspace(backend_of(self.device))

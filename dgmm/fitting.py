@@ -14,17 +14,19 @@ from dgmm.chains import Emptied
 from dgmm.checkpoint import Effort
 from dgmm.constraints import check_concentration, check_start, maximization_options
 from dgmm.data.dataset import Dataset
-from dgmm.data.opening import open_dataset
 from dgmm.data.skipping import check_skipped
+from dgmm.device_profile import profile_on
 from dgmm.em import Chain, Context, best_chain, frames_of, iterate
 from dgmm.emptying import Emptying
 from dgmm.engine.base import Engine, Session
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
+from dgmm.engine.devices import found_devices
+from dgmm.engine.local import LocalEngine
 from dgmm.engine.memory import MemoryMeter
 from dgmm.errors import InvalidDataError, InvalidParameterError
 from dgmm.fixed import Fixed
-from dgmm.guard import Level
+from dgmm.guard import Level, first_level
 from dgmm.halving import halving_of
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
@@ -34,6 +36,7 @@ from dgmm.parameters import FitParameters, seed_entropy, start_from
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
+from dgmm.sources import open_rows
 from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
 from dgmm.steady import SteadySession
 from dgmm.variants import Algorithm
@@ -67,6 +70,7 @@ class FitOutcome:
     acceleration: str = ""
     earlier: Effort = field(default_factory=Effort)
     notes: tuple[str, ...] = ()
+    device_reason: str = ""
 
     def record(self, seconds: float) -> FitRecord:
         """The record of the fit, whose last run took ``seconds``."""
@@ -77,27 +81,12 @@ class FitOutcome:
             engine=repr(self.engine),
             device=self.device,
             restarts=tuple(chain.record for chain in self.chains),
+            device_reason=self.device_reason,
             notes=(*notes_of(self.profile, self.chains), *self.notes),
             skipped_rows=self.profile.skipped.rows,
             skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
             acceleration=self.acceleration,
         )
-
-
-def open_rows(X: Any, sample_weight: Any = None, labels: Any = None) -> Dataset:
-    """The dataset of anything that estimators accept, with weights and labels where given."""
-    dataset = X if isinstance(X, Dataset) else open_dataset(X)
-    if sample_weight is not None:
-        dataset = dataset.with_weights(sample_weight)
-    return dataset if labels is None else dataset.with_labels(labels)
-
-
-def first_level(dtype: np.dtype[Any], wanted: str | None) -> Level:
-    """The fastest kernel that the stored dtype, or the caller, asks for."""
-    if wanted is not None:
-        return Level.FLOAT32 if wanted == "float32" else Level.FLOAT64
-    narrow = dtype.kind == "f" and dtype.itemsize <= 4
-    return Level.FLOAT32 if narrow else Level.FLOAT64
 
 
 def fit_dataset(
@@ -138,11 +127,11 @@ def fit_dataset(
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
-    device = parameters.device_for(dataset.n_rows)
+    device, reason = _device_for(parameters, dataset, engine)
     configuration = configuration_of(estimator, parameters, options, previous)
     kept.check_configuration(configuration | {"device": device.partition(":")[0]})
     with meter, single_threaded_blas(), session:
-        profile = session.run(task).total
+        profile = session.run(profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
         _check_counted(profile, parameters)
         check_concentration(options, profile.weight)
@@ -153,7 +142,7 @@ def fit_dataset(
         if dataset.skipping is not None:
             steady = SteadySession(session, profile.n_rows)
         context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
-        level = first_level(dataset.dtype, parameters.dtype)
+        level = first_level(dataset.dtype, parameters.dtype, device)
         chains = kept.chains
         if chains is None:
             chains = _starts(estimator, parameters, options, context, level, previous, seeds)
@@ -199,7 +188,16 @@ def fit_dataset(
             acceleration=_said(parameters, accelerator),
             earlier=kept.earlier,
             notes=kept.notes,
+            device_reason=reason,
         )
+
+
+def _device_for(parameters: FitParameters, dataset: Dataset, engine: Engine) -> tuple[str, str]:
+    device, reason = parameters.device_with_reason(dataset.n_rows)
+    if isinstance(engine, LocalEngine):
+        # A GPU is missed here, not after a pass over the data.
+        found_devices(device)
+    return device, reason
 
 
 def accelerator_for(

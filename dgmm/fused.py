@@ -94,9 +94,11 @@ class _OnDevice:
         weights = None
         if rows.weight is not None:
             weights = self._xp.asarray(np.ascontiguousarray(rows.weight, dtype=np.float64))
+        for sums in self._sums.values():
+            sums.launch(rows.x, weights)
         for position, sums in self._sums.items():
             member = self._kernel.members[position]
-            moments, tally = sums.evaluate(rows.x, weights)
+            moments, tally = sums.collect()
             density, assignment, weight, n_rows, peak, bad = (float(one) for one in tally)
             if bad >= 0.0:
                 raise bad_row(rows, int(bad))

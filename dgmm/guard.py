@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
+from dgmm.devices import has_fast_float64
 from dgmm.frame import Frame
 from dgmm.mixture import Mixture
 from dgmm.shapes import CovarianceShape
 
-__all__ = ["Frames", "Level", "condition", "safe_level"]
+__all__ = ["Frames", "Level", "condition", "first_level", "safe_level"]
 
 
 class Level(IntEnum):
@@ -78,6 +80,16 @@ def condition(mixture: Mixture, frame: Frame, *, quadratic: bool = True) -> floa
     spread = shape.spread(there.factors, mixture.n_features)
     reach = np.max(np.abs(there.means), axis=0) + spread
     return float(np.max(np.abs(shape.times(precision, there.means)) @ reach))
+
+
+def first_level(dtype: np.dtype[Any], wanted: str | None, device: str = "cpu") -> Level:
+    """The fastest kernel that the stored dtype, or the caller, or a GPU's arithmetic asks for."""
+    if wanted is not None:
+        return Level.FLOAT32 if wanted == "float32" else Level.FLOAT64
+    if device.startswith("cuda"):
+        return Level.FLOAT64 if has_fast_float64(device) else Level.FLOAT32
+    narrow = dtype.kind == "f" and dtype.itemsize <= 4
+    return Level.FLOAT32 if narrow else Level.FLOAT64
 
 
 def safe_level(mixture: Mixture, frames: Frames, least: Level, *, quadratic: bool = True) -> Level:

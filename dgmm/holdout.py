@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Dataset, Rows
 from dgmm.data.skipping import Skipped
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Reduced, Session
@@ -78,6 +79,18 @@ class _OnFitted:
         return int(getattr(self.task, "library_bytes", 0))
 
     @property
+    def device(self) -> str:
+        return str(getattr(self.task, "device", "cpu"))
+
+    @property
+    def device_bytes(self) -> int:
+        return int(getattr(self.task, "device_bytes", 0))
+
+    def on(self, device: str) -> Any:
+        """The same on a device."""
+        return replace(self, task=self.task.on(device))  # type: ignore[attr-defined]
+
+    @property
     def n_slices(self) -> int:
         return int(getattr(self.task, "n_slices", 1))
 
@@ -116,7 +129,7 @@ class _ProfileOfFitted(_OnFitted):
     def evaluate(self, rows: Rows, workspace: Any) -> Profile:
         held = self.split.held(rows)
         counted = rows.counted()
-        x = np.asarray(counted.x)
+        x = to_host(counted.x)
         if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
             refuse_non_finite(replace(counted, x=x))
         kept = _chosen(rows, ~held)

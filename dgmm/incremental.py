@@ -11,6 +11,7 @@ import numpy as np
 from dgmm.columns import check_columns, record_columns
 from dgmm.constraints import check_fixed, check_start
 from dgmm.data.dataset import Dataset
+from dgmm.device_profile import profile_on
 from dgmm.em import Context, frames_of
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
@@ -210,13 +211,13 @@ def _advance(
     reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
-    level = first_level(dataset.dtype, parameters.dtype)
+    level = first_level(dataset.dtype, parameters.dtype, parameters.device_for(dataset.n_rows))
     device = parameters.device_for(dataset.n_rows)
     with single_threaded_blas(), session:
         if retained is not None:
             frames = retained.frames
         else:
-            profile = session.run(task).total
+            profile = session.run(profile_on(task, device)).total
             frames = frames_of(profile, dataset.dtype)
             if mixture is None:
                 context = Context(session, frames, profile, device)

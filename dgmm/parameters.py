@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from dgmm.acceleration import REGIMES
-from dgmm.arrays import resolve_device
+from dgmm.arrays import explain_device, resolve_device
 from dgmm.backend import backend_of
 from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.emptying import EMPTY_COMPONENTS
@@ -53,8 +53,12 @@ class FitParameters:
 
     def device_for(self, n_rows: int) -> str:
         """The device for passes over so many rows."""
+        return self.device_with_reason(n_rows)[0]
+
+    def device_with_reason(self, n_rows: int) -> tuple[str, str]:
+        """The device for passes over so many rows, and why it was chosen."""
         tight = self.memory_limit is not None and self.memory_limit < _LIMIT_FOR_COMPILING
-        return resolve_device(self.device, 0 if tight else n_rows * self.n_components)
+        return explain_device(self.device, 0 if tight else n_rows * self.n_components)
 
 
 def check_parameters(estimator: Any) -> FitParameters:

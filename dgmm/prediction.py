@@ -10,6 +10,7 @@ import numpy as np
 
 from dgmm.answers import AnswerPass, Question, Regressed
 from dgmm.data.dataset import Block, Dataset, Rows
+from dgmm.data.device import like
 from dgmm.data.skipping import Skipped, check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
@@ -18,7 +19,7 @@ from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
 from dgmm.mixture import Mixture, frame_of
-from dgmm.parameters import check_parameters
+from dgmm.parameters import FitParameters, check_parameters
 from dgmm.portable import portable_errors
 
 __all__ = [
@@ -74,8 +75,9 @@ def mixture_frames(mixture: Mixture) -> Frames:
     return Frames(frame_of(mixture, "float64"), frame_of(mixture, "float32"))
 
 
-def _level(mixture: Mixture, frames: Frames, dataset: Dataset, wanted: str | None) -> Level:
-    return safe_level(mixture, frames, first_level(dataset.dtype, wanted))
+def _level(mixture: Mixture, frames: Frames, dataset: Dataset, parameters: FitParameters) -> Level:
+    device = parameters.device_for(dataset.n_rows)
+    return safe_level(mixture, frames, first_level(dataset.dtype, parameters.dtype, device))
 
 
 def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float, int]:
@@ -83,7 +85,7 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float, int]
     parameters = check_parameters(estimator)
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
-    level = _level(mixture, frames, dataset, parameters.dtype)
+    level = _level(mixture, frames, dataset, parameters)
     task = BatchPass(
         plan_batch([mixture], [level], frames), device=parameters.device_for(dataset.n_rows)
     )
@@ -126,7 +128,7 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
     parameters = check_parameters(estimator)
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
-    level = _level(mixture, frames, dataset, parameters.dtype)
+    level = _level(mixture, frames, dataset, parameters)
     with single_threaded_blas():
         (kernel,) = plan_batch([mixture], [level], frames)
         (safest,) = plan_batch([mixture], [Level.CENTRED], frames)
@@ -213,7 +215,7 @@ def _streamed(
             values = np.empty(shape, task.value_dtype)
             for first_row, part in session.stream(task):
                 values[first_row : first_row + len(part)] = part
-            return values
+            return like(dataset.origin, values)
         from dgmm.data.sink import open_sink
 
         with open_sink(out, shape, task.value_dtype) as sink:
@@ -229,7 +231,7 @@ def _lazy(task: Any, dataset: Dataset) -> Any:
         shape, dtype = task.value_shape, task.value_dtype
         return to_dask(dataset, partial(_evaluate_block, task=task), shape, dtype)
     rows = to_dask(dataset).rechunk({1: -1})
-    meta = np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype)
+    meta = like(rows._meta, np.empty((0,) * (1 + len(task.value_shape)), task.value_dtype))
     chunks = (rows.chunks[0], *((n,) for n in task.value_shape))
     drop = None if task.value_shape else 1
     new = 2 if len(task.value_shape) == 2 else None
@@ -251,7 +253,7 @@ def _evaluate_block(block: Block, task: Any) -> Array:
 
 
 @portable_errors()
-def _evaluate_chunk(x: Array, task: Any, block_info: Any = None) -> Array:
+def _evaluate_chunk(x: Any, task: Any, block_info: Any = None) -> Any:
     first_row = block_info[0]["array-location"][0][0] if block_info else 0
     with single_threaded_blas():
-        return task.evaluate(Rows(x, first_row=first_row), task.workspace())
+        return like(x, task.evaluate(Rows(x, first_row=first_row), task.workspace()))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Rows
 from dgmm.data.skipping import Skipped
 from dgmm.errors import InvalidDataError
@@ -64,7 +65,7 @@ class Sample:
             _joined(self.labels, other.labels),
             min(self.least_dropped, other.least_dropped),
         )
-        keep = _smallest(both.keys, self.size)
+        keep = smallest(both.keys, self.size)
         mine = keep[keep < len(self.rows)]
         theirs = keep[keep >= len(self.rows)] - len(self.rows)
         # The rows themselves are cut before they are joined: they are most of the memory.
@@ -112,17 +113,17 @@ def _taken(values: Array, keep: Array) -> Array:
     return values if len(keep) == len(values) else values[keep]
 
 
-def _smallest(keys: Array, size: int) -> Array:
+def smallest(keys: Array, size: int) -> Array:
     """Indices, ascending, of the ``size`` smallest keys."""
     if keys.size <= size:
         return np.arange(keys.size)
     return np.sort(np.argpartition(keys, size)[:size])
 
 
-def hash_rows(seed: int, first_row: int, n_rows: int) -> Array:
+def hash_rows(seed: int, first_row: int, n_rows: int, xp: Any = np) -> Any:
     """Hashes of (seed, row): the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     with np.errstate(over="ignore"):
-        key = np.arange(first_row + 1, first_row + n_rows + 1, dtype=np.uint64)
+        key = xp.arange(first_row + 1, first_row + n_rows + 1, dtype=np.uint64)
         key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -256,8 +257,8 @@ class ProfilePass:
         sample = self.sample_of(rows)
         empty = Sample(sample.rows[:0], sample.keys[:0], sample.x[:0], sample.size)
         profile = self._nothing(empty)
-        for tile in _tiles(rows):
-            one = self._moments(tile, empty)
+        for tile in self.tiles(rows):
+            one = self.moments(tile, empty)
             profile = one if not profile.n_rows else profile.merge(one)
         known = self.known_of(rows)
         return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
@@ -267,7 +268,14 @@ class ProfilePass:
         scatter = np.zeros((self.n_features,) * (2 if self.dense else 1))
         return Profile(0, 0.0, zeros, scatter, far, -far, sample)
 
-    def _moments(self, rows: Rows, sample: Sample) -> Profile:
+    def tiles(self, rows: Rows) -> Iterator[Rows]:
+        """The rows that count, a few at a time, in float64."""
+        for start in range(0, rows.n_rows, _TILE_ROWS):
+            tile = rows.part(start, min(start + _TILE_ROWS, rows.n_rows)).counted()
+            if tile.n_rows:
+                yield replace(tile, x=np.asarray(to_host(tile.x), dtype=np.float64))
+
+    def moments(self, rows: Rows, sample: Sample) -> Profile:
         x, weight = rows.x, rows.weight
         mean = np.average(x, axis=0, weights=weight)
         if not np.all(np.isfinite(mean)):
@@ -291,7 +299,7 @@ class ProfilePass:
     def sample_of(self, rows: Rows, eligible: Array | None = None) -> Sample:
         """The sample of some rows, or of those among them that are eligible."""
         keys: Array = hash_rows(self.seed, rows.first_row, rows.n_rows)
-        counts = keys <= self._threshold if rows.weight is None else rows.weight > 0.0
+        counts = keys <= self.threshold if rows.weight is None else rows.weight > 0.0
         keep = np.flatnonzero(counts if eligible is None else counts & eligible)
         return self._drawn(rows, keep, keys)
 
@@ -315,8 +323,8 @@ class ProfilePass:
             weight,
             None if rows.labels is None else rows.labels[candidates],
         )
-        keep = _smallest(found.keys, self.sample_size)
-        return replace(found.only(keep), x=np.array(rows.x[candidates[keep]]))
+        keep = smallest(found.keys, self.sample_size)
+        return replace(found.only(keep), x=np.array(to_host(rows.x[candidates[keep]])))
 
     def check_labels(self, rows: Rows) -> None:
         """Refuse labels of no component."""
@@ -331,7 +339,7 @@ class ProfilePass:
             )
 
     @property
-    def _threshold(self) -> np.uint64:
+    def threshold(self) -> np.uint64:
         """A key that the kept rows are below, so that parts need not keep a full sample each."""
         wanted = self.sample_size + 10.0 * np.sqrt(self.sample_size) + 20.0
         share = wanted / max(1, self.n_rows)
@@ -374,14 +382,6 @@ def _weighted_keys(hashes: Array, weight: Array) -> Array:
     """−log(u) / w with u in (0, 1] from the hashes."""
     u = ((hashes >> np.uint64(11)) + 1.0) * 2.0**-53
     return -np.log(u) / weight
-
-
-def _tiles(rows: Rows) -> Iterator[Rows]:
-    """The rows that count, a few at a time, in float64."""
-    for start in range(0, rows.n_rows, _TILE_ROWS):
-        tile = rows.part(start, min(start + _TILE_ROWS, rows.n_rows)).counted()
-        if tile.n_rows:
-            yield replace(tile, x=np.asarray(tile.x, dtype=np.float64))
 
 
 def refuse_non_finite(rows: Rows) -> None:

@@ -109,6 +109,8 @@ class FitRecord:
     acceleration : str
         What a pass was taken to be bound by under acceleration, ``computing`` or ``reading``;
         ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
+    device_reason : str
+        Why the fit ran on ``device``: what was found, or "asked for".
     """
 
     rows: int
@@ -125,6 +127,7 @@ class FitRecord:
     skipped_rows: int = 0
     skipped_blocks: tuple[str, ...] = ()
     acceleration: str = ""
+    device_reason: str = ""
 
     @property
     def evaluations(self) -> int:

@@ -28,6 +28,7 @@ class RowMethods:
 
     random_state: Any
     _face_dtype: str
+    device: str
 
     @property
     def _mixture(self) -> Mixture:
@@ -141,7 +142,7 @@ class RowMethods:
         return prediction.predict_rows(self, self._dataset(X), output, out)
 
     def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
-        dataset = fitting.open_rows(X, sample_weight)
+        dataset = fitting.open_rows(X, sample_weight, device=self.device)
         check_some_rows(dataset)
         check_columns(self, dataset)
         return dataset

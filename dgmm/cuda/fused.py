@@ -172,7 +172,12 @@ class FusedSums:
         self._result = xp.empty(self._size + TALLY_VALUES)
 
     def evaluate(self, x: Any, weights: Any) -> tuple[Array, Array]:
-        """Moments (n_components, n_coefficients) and tally (6,) of some rows, on the host.
+        """:meth:`launch`, then :meth:`collect`."""
+        self.launch(x, weights)
+        return self.collect()
+
+    def launch(self, x: Any, weights: Any) -> None:
+        """Start on some rows, and wait for nothing.
 
         Parameters
         ----------
@@ -193,6 +198,10 @@ class FusedSums:
         run(how, *inputs, sums, tallies)
         result, tally = self._result[:size], self._result[size:]
         merge(Launch((-(-size // 128), 1), 128), sums, tallies, blocks, result, tally)
+
+    def collect(self) -> tuple[Array, Array]:
+        """Moments (n_components, n_coefficients) and tally (6,) of the rows, on the host."""
+        shape, size = self._shape, self._size
         # One copy, which waits for the kernels.
         found = self._result.get() if hasattr(self._result, "get") else self._result.copy()
         padded = found[:size].reshape(shape.padded_components, shape.padded_coefficients)

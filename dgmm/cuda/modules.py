@@ -19,7 +19,8 @@ __all__ = ["TALLY_VALUES", "Launch", "compiled_kernel", "load_module", "source_o
 # capabilities).
 _SHARED_WITHOUT_ASKING = 48 * 1024
 
-# float64 values of a tally: Σ w log p, Σ w log max r, Σ w, rows, largest log p, first bad row or −1.
+# float64 values of a tally: Σ w log p, Σ w log max r, Σ w, rows, largest log p, first bad row (−1:
+# none).
 TALLY_VALUES = 6
 
 Definitions = tuple[tuple[str, str], ...]

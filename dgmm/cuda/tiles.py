@@ -58,7 +58,7 @@ def expectation(xp: Any, log_joint: Any, weights: Any, tallies: Any) -> None:
 
 
 def load_features(xp: Any, x: Any, origin: Any, features: Any, size: int, layout: Layout) -> None:
-    """Features 1 … size of rows x about an origin, centred and multiplied in one launch if D allows.
+    """Features 1 … size of rows x about an origin: in one launch, if shared memory holds 32 rows.
 
     Parameters
     ----------

@@ -14,15 +14,16 @@ from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, RESIDENT_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
 from dgmm.data.parquet_files import holds_parquet, is_parquet_name
 from dgmm.data.skipping import policy_of, skipping, unskipped
+from dgmm.devices import is_device_array
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
 from dgmm.sizes import parse_bytes
 
 __all__ = ["open_dataset"]
 
 _ACCEPTED = (
-    "a two-dimensional NumPy array or memory map, a .npy file, a Zarr array (path, URL or "
-    "zarr.Array), Parquet files (path, folder, pattern or URL), a Dask array, a data frame with "
-    "numeric columns, or a dgmm Dataset"
+    "a two-dimensional NumPy array or memory map, an array on a GPU, a .npy file, a Zarr array "
+    "(path, URL or zarr.Array), Parquet files (path, folder, pattern or URL), a Dask array, a data "
+    "frame with numeric columns, or a dgmm Dataset"
 )
 
 
@@ -61,7 +62,9 @@ def open_dataset(
     source : object
         One of:
 
-        - a NumPy array, nested lists, a ``numpy.memmap``;
+        - a NumPy array, nested lists, a ``numpy.memmap``, a CuPy array or another array on a GPU
+          that shares its memory (``__cuda_array_interface__``: a CUDA tensor of PyTorch, say), an
+          array of the host that speaks DLPack;
         - the path of a ``.npy`` file or of a Zarr array (v2 or v3), or the URL of a Zarr array
           (``s3://bucket/name``, ``memory://name``, ``file:///path``) that fsspec understands;
         - the path or URL of a Parquet file, of a folder of them (hive partitions or not), or a
@@ -227,6 +230,16 @@ def _array(source: Any, options: _Options) -> Dataset:
     return open_array(source, options.block_bytes if is_map else options.resident_bytes)
 
 
+def _on_device(source: Any, options: _Options) -> Dataset:
+    from dgmm.data.device import open_device_array
+
+    return open_device_array(source, options.asked_bytes)
+
+
+def _shared(source: Any, options: _Options) -> Dataset:
+    return _array(np.from_dlpack(source), options)
+
+
 def _from_zarr(source: Any) -> bool:
     # By name: an object of Zarr's exists only where Zarr has been imported already.
     return type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "store")
@@ -236,6 +249,7 @@ _Opener = Callable[[Any, _Options], Dataset]
 
 # Kinds of objects, the first that fits; a new kind is a line here.
 _KINDS: tuple[tuple[Callable[[Any], bool], _Opener], ...] = (
+    (is_device_array, _on_device),
     (lambda source: isinstance(source, np.ndarray | list | tuple), _array),
     (_from_zarr, _zarr),
     (lambda source: hasattr(source, "__dask_graph__"), _dask),
@@ -243,4 +257,5 @@ _KINDS: tuple[tuple[Callable[[Any], bool], _Opener], ...] = (
     (lambda source: hasattr(source, "to_numpy") and hasattr(source, "columns"), _table),
     (lambda source: hasattr(source, "toarray") and hasattr(source, "nnz"), _sparse),
     (lambda source: hasattr(source, "__array__"), _array),
+    (lambda source: hasattr(source, "__dlpack__"), _shared),
 )

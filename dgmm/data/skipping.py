@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Block, Dataset, Rows, fingerprint_of
 from dgmm.data.stamps import Stamp
 from dgmm.errors import (
@@ -111,7 +112,7 @@ class SkippingBlock(Block):
             return self._nothing(str(error))
         bad = np.zeros(self.n_rows, bool) if rows.bad is None else np.array(rows.bad)
         if self.policy.rows and self.dtype.kind == "f":
-            bad |= ~np.isfinite(np.asarray(rows.x)).all(axis=1)
+            bad |= ~np.isfinite(to_host(rows.x)).all(axis=1)
         weight = np.ones(self.n_rows) if rows.weight is None else np.array(rows.weight)
         # A row that counts for nothing is not looked at.
         bad &= weight > 0.0

@@ -11,7 +11,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from distributed import LocalCluster
+from distributed import LocalCluster, Nanny, SpecCluster, Worker
 from distributed.core import Status
 
 __all__ = ["Supervisor", "start_cluster"]
@@ -48,9 +48,10 @@ def start_cluster(n_workers: int | None = None, **options: Any) -> LocalCluster:
 
 
 class Supervisor:
-    """Replaces workers of a :class:`distributed.LocalCluster` that nobody else replaces.
+    """Replaces workers on this machine that nobody else replaces.
 
-    Clusters of other kinds are left to their own managers.
+    Those of a :class:`distributed.LocalCluster`, or of another cluster whose nannies live in this
+    process. Clusters of other kinds are left to their own managers.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class Supervisor:
     """
 
     def __init__(self, cluster: object) -> None:
-        self._cluster = cluster if isinstance(cluster, LocalCluster) else None
+        self._cluster = cluster if isinstance(cluster, SpecCluster) else None
         self._missing: dict[Any, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -76,6 +77,8 @@ class Supervisor:
     def _replace(self) -> None:
         cluster = self._cluster
         if cluster is None or cluster.status != Status.running:
+            return
+        if not all(isinstance(one, Nanny | Worker) for one in cluster.workers.values()):
             return
         here, now = cluster.observed, monotonic()
         self._missing = {k: since for k, since in self._missing.items() if k in cluster.workers}

@@ -70,6 +70,9 @@ class Feed:
         Consulted before a block is read, offered the block afterwards.
     slices : int, default=1
         How often each part is given out: once for each slice of the task.
+    loader : callable, optional
+        Gives the rows of a :class:`BlockWork` and what was read for them, in place of the cache
+        and the block.
     """
 
     def __init__(
@@ -80,8 +83,10 @@ class Feed:
         span: int,
         cache: BlockCache,
         slices: int = 1,
+        loader: Callable[[BlockWork], tuple[Rows, Reads]] | None = None,
     ) -> None:
         self.reads = Reads()
+        self._loader = loader
         self._slices = slices
         self._work = work
         self._window, self._span, self._cache = window, span, cache
@@ -206,6 +211,11 @@ class Feed:
 
     def _load(self, position: int) -> Rows:
         item = self._work[position]
+        if self._loader is not None:
+            loaded, reads = self._loader(item)
+            with self._changed:
+                self.reads.add(reads)
+            return loaded
         if item.block.is_resident:
             return load(item.block)
         rows = self._cache.get(item.number)

@@ -15,6 +15,7 @@ from dgmm.engine.allocator import return_freed_blocks
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
+from dgmm.engine.devices import COMPUTING, DevicePasses, devices_of
 from dgmm.engine.feed import Feed, Lease, evaluate_parts
 from dgmm.engine.memory import (
     READERS,
@@ -105,6 +106,8 @@ class LocalSession:
         self._everything = select(dataset)
         self._demand = demand_of(dataset.blocks, max(self._everything.shape.parts))
         self._cache = BlockCache()
+        largest = max((block.nbytes for block in dataset.blocks), default=0)
+        self._devices = DevicePasses(self._cache, largest, dataset.nbytes)
         self._one_pass = threading.Lock()
         self._ahead: _Ahead | None = None
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
@@ -126,6 +129,8 @@ class LocalSession:
         be used again. Calls from several threads take turns.
         """
         selection, keep_blocks = self._select(blocks), check_keep(keep)
+        if devices := devices_of(task):
+            return self._run_on(devices, task, selection, keep_blocks)
         slices = spread(task, selection.shape.n_leaves, self._n_threads)
         reducers: list[TreeReducer[M]] = [
             TreeReducer(selection.shape, keep_blocks=keep_blocks) for _ in slices
@@ -171,10 +176,11 @@ class LocalSession:
             value_bytes=most_value_bytes(pieces, task),
             other={"buffers of the consumer": consumer_bytes},
         )
+        devices = devices_of(task)
         # A pool of its own: the consumer may run passes between two values.
         with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
             readers, feed = self._fed(pool, (task,), pieces, demand)
-            threads = readers + _compute(pool, self.plan, feed, (task,), feed.put)
+            threads = readers + _compute(pool, self.plan, feed, (task,), feed.put, devices)
             try:
                 yield from feed.values()
             finally:
@@ -182,10 +188,39 @@ class LocalSession:
                 _finish(feed, threads)
                 self._count(feed)
 
+    def _run_on(
+        self, devices: Sequence[str], task: BlockTask[M], selection: Selection, keep_blocks: bool
+    ) -> Reduced[M]:
+        """The pass on GPUs, which have workspaces of their own."""
+        with self._one_pass:
+            self._open_pool()
+            self._drop_ahead()
+            height, n_kept = selection.shape.height, len(selection.work) if keep_blocks else 0
+            pinned = READERS * len(devices) * max(item.block.nbytes for item in selection.work)
+            other = {"results kept by block": n_kept * task.result_bytes, "pinned memory": pinned}
+            self.plan = self._make_plan(
+                replace(self._demand, result_bytes=task.result_bytes, height=height, other=other)
+            )
+            # Blocks that are read again for the devices find those that the profile left here.
+            self._cache.resize(self.plan.cache_bytes)
+            reduced, reads = self._devices.run(
+                task,
+                devices,
+                selection,
+                keep_blocks=keep_blocks,
+                window=self.plan.window,
+                span=self.plan.span,
+            )
+            self.counters.block_reads += reads.blocks
+            self.counters.bytes_read += reads.nbytes
+            self.counters.passes += 1
+        return reduced
+
     def close(self) -> None:
         """Stop the threads and forget the cached blocks."""
         pool, self._pool = self._pool, None
         self._drop_ahead()
+        self._devices.clear()
         if pool is not None:
             pool.shutdown()
         self._cache.clear()
@@ -249,6 +284,7 @@ class LocalSession:
         self, slices: Sequence[BlockTask[Any]], selection: Selection, demand: Demand
     ) -> None:
         libraries = {"compiled loops": getattr(slices[0], "library_bytes", 0)}
+        devices = devices_of(slices[0])
         self.plan = self._make_plan(
             replace(
                 demand,
@@ -258,12 +294,14 @@ class LocalSession:
                 result_bytes=sum(one.result_bytes for one in slices),
                 height=selection.shape.height,
                 other={**demand.other, **libraries},
-            )
+            ),
+            COMPUTING * len(devices),
         )
 
-    def _make_plan(self, demand: Demand) -> MemoryPlan:
+    def _make_plan(self, demand: Demand, most_threads: int = 0) -> MemoryPlan:
         other = {"reserved by the caller": self._reserved, **demand.other}
-        return plan_memory(replace(demand, other=other), self._n_threads, self._limit)
+        threads = min(self._n_threads, most_threads or self._n_threads)
+        return plan_memory(replace(demand, other=other), threads, self._limit)
 
     def _count(self, feed: Feed) -> None:
         self.counters.block_reads += feed.reads.blocks
@@ -303,13 +341,21 @@ def _compute(
     feed: Feed,
     slices: Sequence[BlockTask[Any]],
     deliver: Callable[[Lease, Any], None],
+    devices: Sequence[str] = (),
 ) -> list[Future[None]]:
-    """Start the compute threads of a pass; none of them raises."""
+    """Start the compute threads of a pass, on the devices in turn; none of them raises."""
     try:
-        return [pool.submit(evaluate_parts, feed, slices, deliver) for _ in range(plan.n_threads)]
+        return [
+            pool.submit(evaluate_parts, feed, _on(slices, devices, i), deliver)
+            for i in range(plan.n_threads)
+        ]
     except BaseException:
         feed.stop()
         raise
+
+
+def _on(slices: Sequence[Any], devices: Sequence[str], thread: int) -> Sequence[Any]:
+    return [one.on(devices[thread % len(devices)]) for one in slices] if devices else slices
 
 
 def _finish(feed: Feed, threads: list[Future[None]]) -> None:

@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from dgmm.data.dataset import Block, Rows
 from dgmm.engine.allocator import return_freed_blocks
 from dgmm.engine.base import BlockTask, Mergeable
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
 from dgmm.engine.dask_heartbeat import PULSE
+from dgmm.engine.device_worker import WorkerDevice
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
+from dgmm.engine.given import GivenBlock, HeldBlock
 from dgmm.engine.processor import processor_here
 from dgmm.engine.tree import Shape, TreeReducer, merge_values
 from dgmm.engine.work import BlockWork, load
-from dgmm.errors import EngineError, SourceError
+from dgmm.errors import EngineError
 from dgmm.portable import portable_errors
 
 __all__ = [
@@ -51,49 +51,6 @@ _MAX_SESSIONS = 2
 # A task that was on its way when its session was closed must not open it again. Those of a thousand
 # sessions ago have long ended.
 _MOST_CLOSED = 1000
-
-
-@dataclass(frozen=True)
-class GivenBlock(Block):
-    """A block whose rows reach the task as an argument: those of a Dask array in memory.
-
-    Parameters
-    ----------
-    values : array of shape (n_rows, n_features), optional
-        The rows, once they are there.
-    """
-
-    values: Any = field(default=None, compare=False, repr=False)
-
-    def read(self) -> Rows:
-        if self.values.dtype != self.dtype:
-            raise SourceError(
-                f"block {self.name} was declared as {self.dtype} and holds {self.values.dtype}"
-            )
-        return Rows(np.asarray(self.values), self.first_row)
-
-    @property
-    def is_resident(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class HeldBlock(Block):
-    """Some rows of a block that is in the driver's memory.
-
-    Parameters
-    ----------
-    rows : Rows
-    """
-
-    rows: Rows = field(compare=False, repr=False)
-
-    def read(self) -> Rows:
-        return self.rows
-
-    @property
-    def is_resident(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -235,12 +192,14 @@ class WorkerSession:
         self.recent = RecentBlocks()
         self.gate = threading.Semaphore(n_threads)
         self.feeds: dict[Feed, str] = {}
+        self.device = WorkerDevice()
 
     def forget(self) -> None:
         """Let go of all rows, and keep none that come later."""
         self.cache.resize(0)
         self.cache.clear()
         self.recent.clear()
+        self.device.forget()
 
 
 _sessions: OrderedDict[str, WorkerSession] = OrderedDict()
@@ -296,7 +255,16 @@ def reduce_range(
     given : sequence of array
         The rows of the blocks, where they come as arguments; else empty.
     """
-    work, shape = _with_values(share.work, given), share.shape
+    session = _session(settings)
+    session.recent.clear()
+    there = Range(_with_values(share.work, given))
+    return session.device.guard(lambda: _reduce(session, task, there, settings))
+
+
+def _reduce(
+    session: WorkerSession, task: BlockTask[M], share: Range, settings: Settings
+) -> NodeResult[M]:
+    work, shape = share.work, share.shape
     reducer: TreeReducer[M] = TreeReducer(shape, keep_blocks=settings.keep)
 
     def deliver(lease: Lease, value: M) -> None:
@@ -304,9 +272,8 @@ def reduce_range(
         feed.finished(lease.number)
         PULSE.beat()
 
-    session = _session(settings)
-    session.recent.clear()
-    with _reading(work, settings, session, session.cache) as feed:
+    loader = session.device.loader(task, session.cache, work, settings.window)
+    with _reading(work, settings, session, session.cache, loader) as feed:
         evaluate_parts(feed, (task,), deliver)
         feed.check()
     kept = {work[position].number: value for position, value in reducer.kept.items()}
@@ -318,9 +285,15 @@ def evaluate_blocks(
     task: BlockTask[Any], share: Range, settings: Settings, given: Sequence[Any]
 ) -> NodeResult[Any]:
     """The values of a task on every piece of a range of one block, in order and not merged."""
-    values: list[Any] = []
     (item,) = _with_values(share.work, given)
     session = _session(settings)
+    return session.device.guard(lambda: _evaluate(session, task, item, settings))
+
+
+def _evaluate(
+    session: WorkerSession, task: BlockTask[Any], item: BlockWork, settings: Settings
+) -> NodeResult[Any]:
+    values: list[Any] = []
     cache = OneRead(session, item, settings.window)
 
     def deliver(lease: Lease, value: Any) -> None:
@@ -370,11 +343,15 @@ def _giver(values: Any) -> Callable[[Block], Block]:
 
 @contextmanager
 def _reading(
-    work: tuple[BlockWork, ...], settings: Settings, session: WorkerSession, cache: BlockCache
+    work: tuple[BlockWork, ...],
+    settings: Settings,
+    session: WorkerSession,
+    cache: BlockCache,
+    loader: Callable[[BlockWork], tuple[Rows, Reads]] | None = None,
 ) -> Iterator[Feed]:
     """A feed with its reader at work, when it is this task's turn."""
     # One thread finishes each part before it takes the next.
-    feed = Feed(work, window=settings.window, span=1, cache=cache)
+    feed = Feed(work, window=settings.window, span=1, cache=cache, loader=loader)
     with session.gate, PULSE.at_work(), single_threaded_blas(), ThreadPoolExecutor(1) as pool:
         session.feeds[feed] = settings.run
         reader = pool.submit(feed.read_ahead)

@@ -15,7 +15,7 @@ HEAVY = ["cupy", "dask", "distributed", "matplotlib", "numpy", "rich", "scipy", 
 
 def test_the_public_names_are_these() -> None:
     objects = {"DaskEngine", "GaussianMixture", "LocalEngine", "Mixture", "Selection"}
-    objects |= {"NotFittedError", "open_dataset", "select_model", "suggest_priors"}
+    objects |= {"NotFittedError", "open_dataset", "select_model", "suggest_priors", "gpu_cluster"}
     assert set(dgmm.__all__) == objects | set(errors.__all__) | {"__version__"}
     assert dir(dgmm) == sorted(dgmm.__all__)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from dgmm import devices
 from dgmm.cuda import modules, tiles
 from tests.cuda.emulator import EmulatedCupy, emulated_module
 
@@ -19,3 +22,17 @@ def emulated(monkeypatch):
     yield EmulatedCupy()
     for remembered in (modules._module, tiles._device_pairs):
         remembered.cache_clear()
+
+
+@pytest.fixture
+def cupy(emulated, monkeypatch):
+    """Installs a CuPy with devices that this host emulates, as many as are asked for."""
+
+    def install(n_devices=1, **options):
+        found = EmulatedCupy(n_devices, **options)
+        monkeypatch.setitem(sys.modules, "cupy", found)
+        devices.facts_of.cache_clear()
+        return found
+
+    yield install
+    devices.facts_of.cache_clear()

@@ -112,6 +112,16 @@ inline void run_thread() {
     yield();
 }
 
+// Threads run to where they have to wait, in an order that no result may depend on: what one leaves
+// in shared memory for another without a barrier between them is there in one order only.
+inline int next_thread(int turn, int threads) {
+#ifdef DGMM_REVERSED
+    return threads - 1 - turn;
+#else
+    return turn;
+#endif
+}
+
 inline void run_block(int threads, size_t shared_bytes) {
     Machine& m = machine;
     m.fibers.resize(threads);
@@ -138,7 +148,8 @@ inline void run_block(int threads, size_t shared_bytes) {
     while (left && !m.error) {
         const int64_t before = m.moves;
         left = 0;
-        for (int i = 0; i < threads && !m.error; ++i) {
+        for (int turn = 0; turn < threads && !m.error; ++turn) {
+            const int i = next_thread(turn, threads);
             if (m.done[i]) continue;
             m.current = i;
             swapcontext(&m.scheduler, &m.fibers[i]);

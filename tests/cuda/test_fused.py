@@ -43,6 +43,11 @@ def _expected(shape, theta, x, origin, weights=None):
     return sums, np.array(tally)
 
 
+def _run(xp, shape, theta, origin, x, weights=None):
+    weights = None if weights is None else xp.asarray(weights)
+    return FusedSums(xp, shape, theta, origin).evaluate(xp.asarray(x), weights)
+
+
 def _compare(found, expected, limit=1e-12):
     (sums, tally), (right_sums, right_tally) = found, expected
     np.testing.assert_allclose(sums, right_sums, rtol=limit, atol=limit * np.abs(right_sums).max())
@@ -50,75 +55,72 @@ def _compare(found, expected, limit=1e-12):
     assert tally[5] == -1.0
 
 
-@pytest.mark.parametrize("n_rows", [1, 15, 16, 17, 129, 1000])
+@pytest.mark.parametrize("n_rows", [1, 15, 17, 1000])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_sums_and_tallies_of_any_number_of_rows(block, n_rows, emulated):
     shape = FusedShape(5, 3, getattr(Layout(5), block))
     theta, x, origin = _problem(n_rows, shape, n_rows)
-    sums = FusedSums(emulated, shape, theta, origin)
-    _compare(sums.evaluate(x, None), _expected(shape, theta, x, origin))
+    _compare(_run(emulated, shape, theta, origin, x), _expected(shape, theta, x, origin))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
 @pytest.mark.parametrize(
     ("n_features", "n_components", "block"),
-    [(1, 1, "full"), (16, 16, "full"), (9, 17, "full"), (4, 64, "diagonal"), (33, 3, "scalar")],
+    [(1, 1, "full"), (16, 16, "full"), (9, 17, "full"), (33, 3, "scalar")],
 )
 def test_shapes_and_stored_dtypes(n_features, n_components, block, dtype, emulated):
     shape = FusedShape(n_features, n_components, getattr(Layout(n_features), block))
     assert shape.fits
     theta, x, origin = _problem(1, shape, 70, scale=0.3)
     x = (3 * x).astype(dtype)
-    sums = FusedSums(emulated, shape, theta, origin)
-    _compare(sums.evaluate(x, None), _expected(shape, theta, x, origin))
+    _compare(_run(emulated, shape, theta, origin, x), _expected(shape, theta, x, origin))
 
 
 def test_rows_of_weight_zero_may_hold_anything(emulated):
-    shape = FusedShape(4, 3, Layout(4).full)
+    shape = FusedShape(5, 3, Layout(5).full)
     theta, x, origin = _problem(2, shape, 300)
     weights = np.random.default_rng(3).integers(0, 3, 300).astype(float)
     expected = _expected(shape, theta, x, origin, weights)
     x[weights == 0] = np.nan
-    _compare(FusedSums(emulated, shape, theta, origin).evaluate(x, weights), expected)
+    _compare(_run(emulated, shape, theta, origin, x, weights), expected)
 
 
 def test_nothing_but_weight_zero_is_nothing(emulated):
-    shape = FusedShape(2, 2, Layout(2).full)
+    shape = FusedShape(5, 3, Layout(5).full)
     theta, x, origin = _problem(2, shape, 40)
-    sums, tally = FusedSums(emulated, shape, theta, origin).evaluate(x, np.zeros(40))
+    sums, tally = _run(emulated, shape, theta, origin, x, np.zeros(40))
     assert np.all(sums == 0.0)
     assert tally.tolist() == [0.0, 0.0, 0.0, 0.0, -np.inf, -1.0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-@pytest.mark.parametrize("place", [0, 77, 199])
+@pytest.mark.parametrize("place", [0, 77])
 def test_the_first_bad_row_is_named(place, bad, emulated):
-    shape = FusedShape(3, 2, Layout(3).full)
+    shape = FusedShape(5, 3, Layout(5).full)
     theta, x, origin = _problem(4, shape, 200)
     x[[place, 199], 1] = bad
-    _, tally = FusedSums(emulated, shape, theta, origin).evaluate(x, None)
+    _, tally = _run(emulated, shape, theta, origin, x)
     assert tally[5] == place
 
 
 def test_components_far_apart_and_without_weight(emulated):
-    shape = FusedShape(2, 4, Layout(2).full)
+    shape = FusedShape(5, 4, Layout(5).full)
     theta, x, origin = _problem(5, shape, 100, scale=400.0)
     theta[2, 0] = np.finfo(float).min / 4
-    sums = FusedSums(emulated, shape, theta, origin)
-    found = sums.evaluate(x, None)
+    found = _run(emulated, shape, theta, origin, x)
     _compare(found, _expected(shape, theta, x, origin))
     assert np.all(found[0][2] == 0.0)
 
 
 def test_the_bits_are_the_same_again_and_for_the_kind_of_device(emulated, monkeypatch):
-    shape = FusedShape(3, 3, Layout(3).full)
+    shape = FusedShape(5, 3, Layout(5).full)
     theta, x, origin = _problem(6, shape, 3000)
-    found = [FusedSums(emulated, shape, theta, origin).evaluate(x, None) for _ in range(2)]
+    found = [_run(emulated, shape, theta, origin, x) for _ in range(2)]
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
     monkeypatch.setattr(Device, "n", 5)
     _compare(
-        FusedSums(emulated, shape, theta, origin).evaluate(x, None),
+        _run(emulated, shape, theta, origin, x),
         (found[0][0], found[0][1][:5]),
         1e-12,
     )
@@ -134,7 +136,24 @@ def test_the_matrix_product_of_older_devices_is_the_same(emulated, monkeypatch):
         lambda source, defined: emulated_module(source, defined, ("DGMM_DIVIDED_PRODUCT",)),
     )
     modules._module.cache_clear()
-    _compare(FusedSums(emulated, shape, theta, origin).evaluate(x, None), expected)
+    _compare(_run(emulated, shape, theta, origin, x), expected)
+
+
+@pytest.mark.parametrize("block", ["scalar", "full"])
+def test_the_order_in_which_threads_run_changes_no_bit(block, emulated, monkeypatch):
+    shape = FusedShape(5, 3, getattr(Layout(5), block))
+    theta, x, origin = _problem(8, shape, 500)
+    weights = np.arange(500) % 3.0
+    forwards = _run(emulated, shape, theta, origin, x, weights)
+    monkeypatch.setattr(
+        modules,
+        "load_module",
+        lambda source, defined: emulated_module(source, defined, ("DGMM_REVERSED",)),
+    )
+    modules._module.cache_clear()
+    backwards = _run(emulated, shape, theta, origin, x, weights)
+    np.testing.assert_array_equal(backwards[0], forwards[0])
+    np.testing.assert_array_equal(backwards[1], forwards[1])
 
 
 @pytest.mark.parametrize("name", family_names())

@@ -1,0 +1,179 @@
+"""Seconds of an EM iteration by dgmm and by others, full covariances, from the same start.
+
+What an iteration costs is the difference between a fit of twelve and one of two, a tenth of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import dgmm
+from benchmarks.gpu import measuring
+from dgmm.sampling import draw
+
+__all__ = ["run"]
+
+Fit = Callable[[int], Any]
+FEW, MANY = 2, 12
+
+
+def run(scale: float) -> list[dict[str, Any]]:
+    """A row for each program; one that is missing or fails says why."""
+    rows = []
+    for d, k, n in ((16, 16, 1_000_000), (64, 64, 200_000)):
+        n_rows = max(100, int(n * scale))
+        mixture = measuring.mixture_of("full", k, d)
+        x = draw(mixture, n_rows, np.random.SeedSequence(0))[0].astype("float32")
+        for name, make in PROGRAMS.items():
+            row: dict[str, Any] = {"program": name, "D": d, "K": k, "rows": n_rows}
+            try:
+                row["ms"] = 1e3 * _seconds(make(x, mixture))
+            except Exception as error:  # noqa: BLE001  what one cannot do stops no other
+                row["error"] = f"{type(error).__name__}: {error}"[:200]
+            rows.append(row)
+    return rows
+
+
+def _seconds(fit: Fit) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(FEW)
+        found = []
+        for iterations in (FEW, MANY, FEW, MANY):
+            started = time.perf_counter()
+            fit(iterations)
+            found.append(time.perf_counter() - started)
+    return max(1e-9, min(found[1::2]) - min(found[::2])) / (MANY - FEW)
+
+
+def _start(mixture: Any) -> dict[str, Any]:
+    return {
+        "weights_init": mixture.weights,
+        "means_init": mixture.means,
+        "precisions_init": np.linalg.inv(mixture.covariances),
+    }
+
+
+def _ours(device: str) -> Callable[[Any, Any], Fit]:
+    def make(x: Any, mixture: Any) -> Fit:
+        if device == "cuda":
+            x = importlib.import_module("cupy").asarray(x)
+        dataset = dgmm.open_dataset(x)
+
+        def fit(iterations: int) -> Any:
+            model = dgmm.GaussianMixture(
+                mixture.n_components,
+                max_iter=iterations,
+                tol=0.0,
+                device=device,
+                **_start(mixture),
+            )
+            return model.fit(dataset)
+
+        return fit
+
+    return make
+
+
+def _scikit_learn(library: str) -> Callable[[Any, Any], Fit]:
+    def make(x: Any, mixture: Any) -> Fit:
+        sklearn = importlib.import_module("sklearn")
+        model_of = importlib.import_module("sklearn.mixture").GaussianMixture
+        place: Any = np.asarray
+        if library == "cupy":
+            place = importlib.import_module("cupy").asarray
+        if library == "torch":
+            torch = importlib.import_module("torch")
+            place = lambda values: torch.asarray(values, device="cuda")  # noqa: E731
+        start = {name: place(one.astype(x.dtype)) for name, one in _start(mixture).items()}
+        rows = place(x)
+
+        def fit(iterations: int) -> Any:
+            with sklearn.config_context(array_api_dispatch=library != "numpy"):
+                model = model_of(
+                    mixture.n_components,
+                    max_iter=iterations,
+                    tol=0.0,
+                    init_params="random_from_data",
+                    **start,
+                )
+                return model.fit(rows)
+
+        return fit
+
+    return make
+
+
+def _tgmm(x: Any, mixture: Any) -> Fit:
+    torch, tgmm = importlib.import_module("torch"), importlib.import_module("tgmm")
+
+    def tensor(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.float32, device="cuda")
+
+    rows = tensor(x)
+
+    def fit(iterations: int) -> None:
+        model = tgmm.GaussianMixture(
+            n_components=mixture.n_components,
+            n_features=mixture.n_features,
+            covariance_type="full",
+            max_iter=iterations,
+            tol=1e-300,
+            device="cuda",
+            init_weights=tensor(mixture.weights),
+            init_means=tensor(mixture.means),
+            init_covariances=tensor(mixture.covariances),
+        )
+        model.fit(rows)
+        torch.cuda.synchronize()
+
+    return fit
+
+
+def _plain_torch(x: Any, mixture: Any) -> Fit:
+    """EM as one writes it down: whitened differences for each component, batched."""
+    torch = importlib.import_module("torch")
+
+    def tensor(values: Any) -> Any:
+        return torch.tensor(np.asarray(values), dtype=torch.float64, device="cuda")
+
+    rows = tensor(x)
+    chunk = max(1, 2**27 // (mixture.n_components * mixture.n_features))
+
+    def fit(iterations: int) -> Any:
+        weights, means = tensor(mixture.weights), tensor(mixture.means)
+        covariances = tensor(mixture.covariances)
+        for _ in range(iterations):
+            factors = torch.linalg.cholesky(covariances)
+            constants = weights.log() - factors.diagonal(dim1=1, dim2=2).log().sum(1)
+            n, s, t = torch.zeros_like(weights), torch.zeros_like(means), 0.0
+            for part in rows.split(chunk):
+                centred = (part[None] - means[:, None]).transpose(1, 2)
+                white = torch.linalg.solve_triangular(factors, centred, upper=False)
+                a = torch.softmax(constants[:, None] - 0.5 * white.square().sum(1), 0)
+                n, s = n + a.sum(1), s + a @ part
+                t = t + torch.einsum("kn,ni,nj->kij", a, part, part)
+            weights, means = n / n.sum(), s / n[:, None]
+            covariances = t / n[:, None, None] - means[:, :, None] * means[:, None, :]
+            covariances = covariances + 1e-6 * torch.eye(rows.shape[1]).to(rows)
+        torch.cuda.synchronize()
+        return means
+
+    return fit
+
+
+PROGRAMS: dict[str, Callable[[Any, Any], Fit]] = {
+    "dgmm, cuda": _ours("cuda"),
+    "dgmm, cpu": _ours("cpu"),
+    "tgmm, cuda": _tgmm,
+    "scikit-learn, cupy": _scikit_learn("cupy"),
+    "scikit-learn, torch": _scikit_learn("torch"),
+    "scikit-learn, numpy": _scikit_learn("numpy"),
+    "plain torch, cuda": _plain_torch,
+}

@@ -1,0 +1,85 @@
+"""A Dask cluster on this machine with one worker for each GPU."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from typing import Any
+
+from dgmm.devices import gpu_count, why_no_gpu
+from dgmm.errors import MissingDependencyError
+
+__all__ = ["gpu_cluster", "worker_specification"]
+
+
+def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
+    """Start a cluster with one worker and one thread for each GPU of this machine.
+
+    That of ``dask-cuda`` where it is installed; otherwise plain workers, each of which sees one
+    device (``CUDA_VISIBLE_DEVICES``). A worker that dies is started again by its nanny.
+
+    Parameters
+    ----------
+    n_gpus : int, optional
+        By default all that there are.
+    **options
+        For ``dask_cuda.LocalCUDACluster`` or ``distributed.SpecCluster``.
+
+    Returns
+    -------
+    distributed.SpecCluster
+        For ``distributed.Client``; close it, or use it as a context manager.
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is no GPU.
+
+    Examples
+    --------
+    >>> from distributed import Client                                   # doctest: +SKIP
+    >>> engine = dgmm.DaskEngine(Client(dgmm.gpu_cluster()))             # doctest: +SKIP
+    """
+    count = gpu_count() if n_gpus is None else n_gpus
+    if not count:
+        raise MissingDependencyError(
+            f"a cluster of GPUs needs one: {why_no_gpu()}; install the driver and "
+            'pip install "dgmm[cuda12]" or "dgmm[cuda13]"'
+        )
+    if importlib.util.find_spec("dask_cuda") is not None:
+        cluster = importlib.import_module("dask_cuda").LocalCUDACluster
+        return cluster(n_workers=count, threads_per_worker=1, **options)
+    from distributed import SpecCluster
+
+    # What a worker writes is its own log's; the caller's terminal is for warnings.
+    options = {"silence_logs": logging.WARNING} | options
+    return SpecCluster(workers=worker_specification(count), scheduler=_scheduler(), **options)
+
+
+def worker_specification(n_gpus: int) -> dict[int, dict[str, Any]]:
+    """Workers for ``distributed.SpecCluster``, each of which sees one device."""
+    from distributed import Nanny
+
+    return {
+        number: {
+            "cls": Nanny,
+            "options": {
+                "nthreads": 1,
+                "host": "127.0.0.1",
+                "dashboard_address": None,
+                # Devices are numbered as nvidia-smi numbers them, whatever is fastest.
+                "env": {"CUDA_VISIBLE_DEVICES": str(number), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+            },
+        }
+        for number in range(n_gpus)
+    }
+
+
+def _scheduler() -> dict[str, Any]:
+    from distributed import Scheduler
+
+    return {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": False},
+    }

@@ -1,0 +1,60 @@
+"""Workers that see one GPU each, and end when it is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+
+import pytest
+from distributed import Client
+
+import dgmm
+from dgmm.engine import device_worker
+from dgmm.engine.device_worker import WorkerDevice
+from tests.cuda.emulator import CUDARuntimeError, OutOfMemoryError
+
+
+def _visible():
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("dask_cuda") is not None, reason="dask-cuda needs the devices"
+)
+def test_every_worker_sees_a_device_of_its_own():
+    with dgmm.gpu_cluster(2) as cluster, Client(cluster) as client:
+        assert sorted(client.run(_visible).values()) == ["0", "1"]
+        assert set(client.nthreads().values()) == {1}
+
+
+def test_a_worker_whose_device_is_lost_ends(monkeypatch):
+    ended = []
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a nanny")
+    monkeypatch.setattr(device_worker.os, "_exit", lambda code: ended.append(code) or _stop())
+    with pytest.raises(SystemExit):
+        WorkerDevice().guard(_raises(CUDARuntimeError(700)))
+    assert ended == [69]
+
+
+def test_a_process_of_the_users_own_does_not_end():
+    with pytest.raises(dgmm.EngineError, match="start a new process"):
+        WorkerDevice().guard(_raises(CUDARuntimeError(700)))
+
+
+def test_other_errors_are_raised_as_they_are():
+    with pytest.raises(OutOfMemoryError):
+        WorkerDevice().guard(_raises(OutOfMemoryError()))
+    with pytest.raises(KeyError):
+        WorkerDevice().guard(_raises(KeyError()))
+
+
+def _raises(error):
+    def call():
+        raise error
+
+    return call
+
+
+def _stop():
+    raise SystemExit
