@@ -1,7 +1,7 @@
 # Everything from a bare clone, with Python and make alone:
 #
 #   make test    the tests, but for long runs    make demo    demo-report.html from real photographs
-#   make long    the long runs
+#   make long    the long runs                    make chaos  what may befall a cluster, long
 #   make lint    style, types, layers            make check   lint, then test
 #   make bench   the measured numbers            make clean   remove what the others made
 #   make gpu     the tests that need a GPU    make bench-gpu   its rates, roofline and peers
@@ -23,7 +23,7 @@ HELD_BY_dev := test demo
 HELD_BY_test := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long lint check gpu bench bench-gpu bench-quick clean
+.PHONY: help demo test long chaos lint check gpu bench bench-gpu bench-quick clean
 
 help:
 	@sed -n '1,/^$$/ s/^# \{0,1\}//p' Makefile
@@ -36,6 +36,10 @@ test: $(VENV)/.installed-test
 
 long: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# As root, the parts that mount a small disk and cut a network run as well.
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

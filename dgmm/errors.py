@@ -20,6 +20,10 @@
     ├── FitStoppedError         (RuntimeError)  a fit that was asked to stop, and can be resumed
     ├── MemoryLimitError        (MemoryError)   the projected memory exceeds the limit
     ├── EngineError             (RuntimeError)  the engine could not finish a pass
+    │   ├── NoWorkersError                      a cluster without workers for too long
+    │   ├── SchedulerLostError                  a scheduler that is gone or does not answer
+    │   ├── StalledError                        a pass that makes no progress
+    │   └── DeadlyBlockError                    blocks that kill the workers that evaluate them
     ├── MissingDependencyError  (ImportError)   an optional dependency is not installed
     └── NotFittedError          (ValueError)    a mixture is needed and none is fitted yet
 
@@ -45,6 +49,7 @@ __all__ = [
     "ConstantFeatureWarning",
     "DamagedBlockError",
     "DataChangedError",
+    "DeadlyBlockError",
     "DgmmError",
     "DgmmWarning",
     "EmptyComponentError",
@@ -59,8 +64,11 @@ __all__ = [
     "MissingDependencyError",
     "MixedProcessorsWarning",
     "ModelFileError",
+    "NoWorkersError",
+    "SchedulerLostError",
     "SingularMixtureError",
     "SourceError",
+    "StalledError",
     "StoreUnavailableError",
 ]
 
@@ -144,6 +152,25 @@ class MemoryLimitError(DgmmError, MemoryError):
 
 class EngineError(DgmmError, RuntimeError):
     """An engine could not finish a pass."""
+
+
+class NoWorkersError(EngineError):
+    """A cluster has had no workers for longer than ``no_workers_timeout``."""
+
+
+class SchedulerLostError(EngineError):
+    """The scheduler of a cluster is gone, or has not answered for ``scheduler_timeout``.
+
+    A new client, of the same cluster or another, and the fit's checkpoint are what to go on from.
+    """
+
+
+class StalledError(EngineError):
+    """A pass has made no progress for ``progress_timeout``, on workers that are there."""
+
+
+class DeadlyBlockError(EngineError):
+    """Evaluating these blocks kills one worker after another: the same again would do the same."""
 
 
 class MissingDependencyError(DgmmError, ImportError):

@@ -62,7 +62,8 @@ def check_checkpoint(estimator: Any) -> tuple[Keeper | None, Interval]:
     InvalidParameterError
         Naming the argument, its value and what it may be.
     """
-    if estimator.resume not in RESUME:
+    # An array would not say whether it is in there.
+    if not isinstance(estimator.resume, str) or estimator.resume not in RESUME:
         raise InvalidParameterError(
             f"resume={estimator.resume!r}; it must be one of {', '.join(map(repr, RESUME))}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import SupportsIndex
 
@@ -67,4 +68,8 @@ def _from_number(value: object) -> int | None:
     # bool is an int, and block_bytes=True is surely a slip.
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
-    return int(value.__index__())
+    try:
+        return operator.index(value)
+    except TypeError:
+        # A class has the methods of its instances, an array those of its elements.
+        return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dgmm.cli.cluster_options import certificates, timeouts
 from dgmm.cli.output import redact
 from dgmm.errors import EngineError
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["engine_of"]
 
-# Without a limit of its own, distributed would wait for workers for ever.
-_NO_WORKERS_TIMEOUT = "120s"
 _CONNECT_SECONDS = 30
 
 
@@ -28,6 +27,7 @@ def engine_of(options: Mapping[str, Any]) -> Iterator[Any]:
     engine, n_threads = options["engine"], options["n_threads"]
     scheduler, n_workers = options["scheduler"], options["n_workers"]
     _check(engine, n_threads, scheduler, n_workers)
+    files = certificates(options)
     if engine != "dask" and scheduler is None and n_workers is None:
         from dgmm.engine.local import LocalEngine
 
@@ -35,9 +35,12 @@ def engine_of(options: Mapping[str, Any]) -> Iterator[Any]:
         return
     from dgmm.engine.dask import DaskEngine
 
-    with ExitStack() as stack:
-        client = _connect(stack, scheduler) if scheduler else _start(stack, n_workers)
-        yield DaskEngine(client)
+    if scheduler is None:
+        with DaskEngine(n_workers=n_workers, **timeouts(options)) as engine:
+            yield engine
+        return
+    with _connect(scheduler, files) as client:
+        yield DaskEngine(client, **timeouts(options))
 
 
 def _check(
@@ -52,11 +55,18 @@ def _check(
         raise click.UsageError("--n-threads goes with --engine local; workers know their own")
 
 
-def _connect(stack: ExitStack, address: str) -> Client:
+def _connect(address: str, files: Mapping[str, str]) -> Client:
     from distributed import Client
 
     try:
-        return stack.enter_context(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False))
+        security = _security(address, files)
+        return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
+    except ssl.SSLError as error:
+        raise EngineError(
+            f"no TLS with the Dask scheduler {redact(address)}: {error.reason or error}; check "
+            "that its certificate and --tls-cert are signed by --tls-ca-file, and that --tls-key "
+            "belongs to --tls-cert"
+        ) from error
     # distributed raises TypeError and ValueError as well for addresses it cannot read.
     except (OSError, ValueError, TypeError) as error:
         raise EngineError(
@@ -65,28 +75,21 @@ def _connect(stack: ExitStack, address: str) -> Client:
         ) from error
 
 
-def _start(stack: ExitStack, n_workers: int | None) -> Client:
+def _security(address: str, files: Mapping[str, str]) -> Any:
+    """What the client shows and asks to see; None leaves it to Dask's own configuration."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed.security import Security
 
-    stack.enter_context(
-        dask.config.set({"distributed.scheduler.no-workers-timeout": _NO_WORKERS_TIMEOUT})
-    )
-    try:
-        cluster = LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1 if n_workers else None,
-            # This machine alone. The scheduler always starts a web server: on any free port then,
-            # and without the pages that nobody asked for.
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.ERROR,
+    if files:
+        return Security(
+            tls_ca_file=files["tls_ca_file"],
+            tls_client_cert=files["tls_cert"],
+            tls_client_key=files.get("tls_key"),
+            require_encryption=True,
         )
-    except (OSError, RuntimeError) as error:
-        raise EngineError(f"cannot start a Dask cluster on this machine: {error}") from error
-    stack.enter_context(cluster)
-    # A worker that dies while it starts is replaced by nobody else.
-    workers = len(cluster.worker_spec)
-    cluster.adapt(minimum=workers, maximum=workers)
-    return stack.enter_context(Client(cluster, set_as_default=False))
+    if address.startswith("tls://") and not dask.config.get("distributed.comm.tls.ca-file", None):
+        raise click.UsageError(
+            "a tls:// scheduler needs --tls-ca-file, --tls-cert and --tls-key, or "
+            "distributed.comm.tls in Dask's configuration"
+        )
+    return None

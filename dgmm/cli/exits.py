@@ -11,6 +11,7 @@ from enum import IntEnum
 import click
 
 from dgmm.errors import (
+    DeadlyBlockError,
     DgmmError,
     EngineError,
     FitStoppedError,
@@ -38,6 +39,9 @@ def exit_of(error: BaseException) -> Exit:
     # A limit that is too small for one block is a matter of the options, as a missing extra is.
     if isinstance(error, InvalidParameterError | MemoryLimitError | MissingDependencyError):
         return Exit.USAGE
+    # The same blocks would kill other workers.
+    if isinstance(error, DeadlyBlockError):
+        return Exit.DATA
     if isinstance(error, EngineError | FitStoppedError | StoreUnavailableError):
         return Exit.AGAIN
     if isinstance(error, DgmmError):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from dgmm.cli.cluster_options import cluster_options
 from dgmm.cli.values import column_or_place, interval, memory_size, numbers, size, temperatures
 
 __all__ = [
@@ -117,7 +118,7 @@ def data_options(command: F) -> F:
 def engine_options(command: F) -> F:
     """Where passes run, and in how much memory."""
     return _with(
-        command,
+        cluster_options(command),
         click.option(
             "--engine",
             type=click.Choice(["local", "dask"]),

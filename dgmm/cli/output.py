@@ -22,13 +22,15 @@ __all__ = ["print_json", "print_line", "redact", "skipped", "strict", "warnings_
 
 # s3://key:secret@bucket/rows.zarr?token=... A secret pasted as it is may itself hold "/", "@" or
 # "?", so after a colon everything up to the last "@" goes.
-_USER = re.compile(r"(?<=://)(?:[^\s/:@]*:[^\s'\"]*@|[^\s/@]*@)")
-_QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
+# A URL in the place of a path comes with one slash alone.
+_SCHEME = r"(://|[A-Za-z][A-Za-z0-9+.-]+:/)"
+_USER = re.compile(_SCHEME + r"(?:[^\s/:@]*:[^\s'\"]*@|[^\s/@]*@)")
+_QUERY = re.compile(_SCHEME + r"([^\s'\"?#]*)[?#][^\s'\"]*")
 
 
 def redact(text: str) -> str:
     """A text without the users, passwords, queries and fragments of the URLs in it."""
-    return _QUERY.sub(r"\1", _USER.sub("", text))
+    return _QUERY.sub(r"\1\2", _USER.sub(r"\1", text))
 
 
 def skipped(rows: int, blocks: Sequence[str] = ()) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class Counters:
     slices : int
         Most slices that a task was cut into for threads or workers that its ranges of rows would
         have left idle (:mod:`dgmm.engine.spreading`).
+    retries : int
+        Times that a pass was begun again because workers, or what they held, were lost.
     processors : dict of str to str
         Of a cluster: a machine of each kind that took part (:mod:`dgmm.engine.processor`).
     """
@@ -86,6 +88,7 @@ class Counters:
     bytes_read: int = 0
     nodes_received: int = 0
     slices: int = 1
+    retries: int = 0
     processors: dict[str, str] = field(default_factory=dict)
 
 

@@ -28,9 +28,9 @@ def engine_from(value: Engine | str | None) -> Engine:
     InvalidParameterError
         For anything else.
     """
-    if value is None or value == "local":
+    if value is None or (isinstance(value, str) and value == "local"):
         return LocalEngine()
-    if value == "dask":
+    if isinstance(value, str) and value == "dask":
         return _shared_dask_engine()
     if not isinstance(value, (str, type)) and callable(getattr(value, "session", None)):
         return value

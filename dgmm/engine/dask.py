@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dgmm.data.dataset import Dataset
-from dgmm.errors import InvalidParameterError
+from dgmm.engine.dask_timeouts import Timeouts
+from dgmm.errors import EngineError, InvalidParameterError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,15 +30,39 @@ class DaskEngine:
         The cluster. None: that of the current default client or, if there is none, a cluster of
         processes on this machine, which the engine starts when it is first used and closes with
         :meth:`close` (or when it is no longer referenced).
-    no_workers_timeout : float, default=60
+    n_workers : int, optional
+        Processes of the cluster that the engine starts; by default one for each core.
+    no_workers_timeout : float, default=45
         Seconds that the cluster may be without any worker before a pass fails.
+    worker_timeout : float, default=30
+        Seconds without a heartbeat after which a worker (stopped, cut off) is given up during a
+        pass, so that its share goes to others.
+    progress_timeout : float, default=600
+        Seconds without any progress after which a pass fails. After half of it, workers that got
+        nowhere with their share are given up, and others try.
+    scheduler_timeout : float, default=30
+        Seconds that the scheduler may take to answer.
+
+    Raises
+    ------
+    InvalidParameterError
+        For what is no client, both a client and ``n_workers``, or a timeout that is none.
 
     Notes
     -----
     A pickle of the engine drops the client; a copy of the engine is the engine itself.
     """
 
-    def __init__(self, client: Client | None = None, *, no_workers_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        n_workers: int | None = None,
+        no_workers_timeout: float = 45.0,
+        worker_timeout: float = 30.0,
+        progress_timeout: float = 600.0,
+        scheduler_timeout: float = 30.0,
+    ) -> None:
         if client is not None and not hasattr(client, "scheduler_info"):
             raise InvalidParameterError(
                 f"client={client!r} is not a dask.distributed.Client; connect one, "
@@ -43,9 +70,13 @@ class DaskEngine:
             )
         if getattr(client, "asynchronous", False):
             raise InvalidParameterError("the client is asynchronous; DaskEngine needs a plain one")
+        _check_workers(n_workers, client)
         self.client = client
-        self.no_workers_timeout = no_workers_timeout
-        self._own = _OwnCluster()
+        self.n_workers = n_workers
+        self.timeouts = Timeouts(
+            no_workers_timeout, worker_timeout, progress_timeout, scheduler_timeout
+        )
+        self._own = _OwnCluster(n_workers)
 
     def session(
         self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
@@ -56,17 +87,20 @@ class DaskEngine:
         ------
         MemoryLimitError
             If not even one block at a time fits in the limit of a worker.
-        EngineError
-            If the cluster has no workers.
+        NoWorkersError, SchedulerLostError
+            If the cluster has no workers, or cannot be reached.
         """
         from dgmm.engine.dask_session import DaskSession
 
+        client = self.client or self._current_client()
         return DaskSession(
-            self._find_client(),
+            client or self._own.client(),
             dataset,
             memory_limit=memory_limit,
             reserved_bytes=reserved_bytes,
-            no_workers_timeout=self.no_workers_timeout,
+            timeouts=self.timeouts,
+            # A cluster of somebody else's cannot be replaced from here.
+            renew=self._own.client if client is None else None,
         )
 
     def close(self) -> None:
@@ -89,19 +123,23 @@ class DaskEngine:
         return f"DaskEngine(client={address})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, DaskEngine) and self.client is other.client
+        return isinstance(other, DaskEngine) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash((DaskEngine, id(self.client)))
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return id(self.client), self.n_workers, self.timeouts
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.no_workers_timeout,)
+        return _unpickled, ({"n_workers": self.n_workers, **asdict(self.timeouts)},)
 
-    def _find_client(self) -> Client:
-        return self.client or current_client() or self._own.client()
+    def _current_client(self) -> Client | None:
+        """The default client, unless processes of our own are asked for."""
+        return None if self.n_workers is not None else current_client()
 
 
 def current_client() -> Client | None:
@@ -114,29 +152,47 @@ def current_client() -> Client | None:
         return None
 
 
-def _unpickled(no_workers_timeout: float) -> DaskEngine:
-    return DaskEngine(no_workers_timeout=no_workers_timeout)
+def _unpickled(arguments: dict[str, Any]) -> DaskEngine:
+    return DaskEngine(**arguments)
+
+
+def _check_workers(n_workers: object, client: Client | None) -> None:
+    if n_workers is None:
+        return
+    if client is not None:
+        raise InvalidParameterError(
+            "n_workers is for a cluster that the engine starts, and client is one that runs; "
+            "leave one of them out"
+        )
+    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1:
+        raise InvalidParameterError(f"n_workers={n_workers!r}; it must be an integer of at least 1")
 
 
 class _OwnCluster:
     """A cluster of processes on this machine, started when it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_workers: int | None = None) -> None:
+        self._n_workers = n_workers
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._finalizer: Any = None
 
     def client(self) -> Client:
+        """Its client; of another cluster, if this one is lost."""
         with self._lock:
+            if self._client is not None and self._client.status != "running":
+                self._close()
             if self._client is None:
-                from distributed import Client, LocalCluster
+                from distributed import Client
 
-                cluster = LocalCluster(
-                    threads_per_worker=1, host="127.0.0.1", dashboard_address=None
-                )
-                # A worker that dies while it starts is replaced by nobody else.
-                n_workers = len(cluster.worker_spec)
-                cluster.adapt(minimum=n_workers, maximum=n_workers)
+                from dgmm.engine.dask_local import start_cluster
+
+                try:
+                    cluster = start_cluster(self._n_workers, silence_logs=logging.ERROR)
+                except (OSError, RuntimeError) as error:
+                    raise EngineError(
+                        f"cannot start a Dask cluster on this machine: {error}"
+                    ) from error
                 # Not the default client: what the engine starts is its own affair.
                 self._client = Client(cluster, set_as_default=False)
                 self._finalizer = weakref.finalize(self, _close, self._client, cluster)
@@ -144,9 +200,12 @@ class _OwnCluster:
 
     def close(self) -> None:
         with self._lock:
-            self._client = None
-            if self._finalizer is not None:
-                self._finalizer()
+            self._close()
+
+    def _close(self) -> None:
+        self._client = None
+        if self._finalizer is not None:
+            self._finalizer()
 
 
 def _close(client: Any, cluster: Any) -> None:

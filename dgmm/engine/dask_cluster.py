@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
 import dask
 from distributed import CancelledError, Client, Future, KilledWorker, wait
-from distributed.comm.core import CommClosedError
-from distributed.core import RPCClosed
 from distributed.protocol.pickle import dumps
+from distributed.scheduler import NoValidWorkerError
 
+from dgmm.engine.dask_calls import WATCH_SECONDS, Calls
 from dgmm.engine.dask_graph import (
     PassGraph,
     Share,
@@ -24,18 +24,36 @@ from dgmm.engine.dask_graph import (
     remote_rows,
     share_out,
 )
+from dgmm.engine.dask_local import Supervisor
+from dgmm.engine.dask_timeouts import Timeouts
+from dgmm.engine.dask_watch import Vigil, deserted
 from dgmm.engine.memory import available_memory
 from dgmm.engine.work import Selection
 from dgmm.engine.worker import Range, stop_pass
-from dgmm.errors import DgmmError, EngineError
 
-__all__ = ["Cluster", "Held"]
-
-# Between two looks at whether the cluster still has workers.
-WATCH_SECONDS = 1.0
+__all__ = ["Cluster", "Held", "TasksKilledError"]
 
 # Futures in these states stay in them; those that are "lost" are being computed again.
 _GONE = ("cancelled", "error")
+
+# Between two questions for a first worker.
+_ASK_SECONDS = 0.1
+
+
+class TasksKilledError(Exception):
+    """Workers died over and over while they were at some tasks; not an error that users see.
+
+    Attributes
+    ----------
+    shares : list of Share
+        What the tasks were to evaluate. The guilty one may be one of others on the same workers.
+    names : str
+        What messages call them.
+    """
+
+    def __init__(self, shares: list[Share], names: str, how: str) -> None:
+        super().__init__(how)
+        self.shares, self.names = shares, names
 
 
 @dataclass
@@ -61,6 +79,15 @@ class Held:
     def items(self) -> Iterator[tuple[Share, str, Any]]:
         return zip(self.shares, self.workers, self.handles, strict=True)
 
+    def most_brought(self, lent: Sequence[Sequence[str]]) -> int:
+        """Most bytes of rows in memory that a worker is sent as it is lent ranges of others."""
+        brought: Counter[str] = Counter()
+        for (share, home, _), workers in zip(self.items(), lent, strict=True):
+            rows = sum(item.block.nbytes for item in share.range.work if item.block.is_resident)
+            for worker in set(workers) - {home}:
+                brought[worker] += rows
+        return max(brought.values(), default=0)
+
     def assign(self, workers: Iterable[str]) -> None:
         """Find new workers for the ranges whose worker is gone."""
         weights = [sum(len(item.parts) for item in one.range.work) for one in self.shares]
@@ -73,35 +100,46 @@ class Cluster:
     Parameters
     ----------
     client : distributed.Client
-    no_workers_timeout : float
-        Seconds that the cluster may be without workers.
+    timeouts : Timeouts
     """
 
-    def __init__(self, client: Client, no_workers_timeout: float) -> None:
-        self._client = client
-        self._timeout = no_workers_timeout
+    def __init__(self, client: Client, timeouts: Timeouts) -> None:
+        self._client, self._timeouts = client, timeouts
+        self._calls = Calls(client, timeouts)
+        self._supervisor = Supervisor(getattr(client, "cluster", None))
 
     def workers(self) -> dict[str, int]:
         """Threads by worker address, sorted. Waits for the first worker.
 
         Raises
         ------
-        EngineError
+        NoWorkersError
             If none appears in time.
         """
+        try:
+            return self._find_workers()
+        except CancelledError:
+            # The client has connected again.
+            return self._find_workers()
+
+    def _find_workers(self) -> dict[str, int]:
         found = self._threads()
         if not found:
-            with self._reached(), suppress(TimeoutError):
-                self._client.wait_for_workers(1, timeout=self._timeout)
-            found = self._threads()
+            deadline = monotonic() + self._timeouts.no_workers_timeout
+            # An adaptive cluster starts workers for tasks that wait for one.
+            with self._calls.reached():
+                bid = self._client.submit(int, pure=False)
+            while not found and monotonic() < deadline:
+                sleep(_ASK_SECONDS)
+                found = self._threads()
+            del bid
         if not found:
-            raise self._deserted()
+            raise deserted(self._timeouts)
         return dict(sorted(found.items()))
 
     def worker_memory(self) -> int:
         """Bytes of memory that every worker may have."""
-        with self._reached():
-            info = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        info = self._calls.ask(self._calls.scheduler.identity, n_workers=-1)["workers"].values()
         limits = [one["memory_limit"] for one in info if one.get("memory_limit")]
         return int(min(limits)) if limits else available_memory() // max(1, len(info))
 
@@ -125,9 +163,8 @@ class Cluster:
         futures = [future for several in remotes for future in several]
         if not futures:
             return [None] * len(remotes)
-        self._watch(futures)
-        with self._reached():
-            where = self._client.who_has(futures)
+        self._watch(None, futures)
+        where = self._calls.ask(self._client.who_has, futures)
         held = [[min(where.get(one.key, ()), default=None) for one in some] for some in remotes]
         return [home_of(some, [1] * len(some)) for some in held]
 
@@ -149,136 +186,155 @@ class Cluster:
         """Start a graph. The futures are those of the keys."""
         # Parameters of many mixtures may well exceed Dask's idea of a large graph.
         quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
-        with quiet, self._reached():
-            futures: list[Future[Any]] = self._client.get(graph.graph(), keys, sync=False)
+        with quiet, self._calls.reached():
+            futures: list[Future[Any]] = self._client.get(graph.graph(keys), keys, sync=False)
         return futures
 
     def collect(
-        self, graph: PassGraph, futures: list[Future[Any]], workers: Collection[str]
-    ) -> list[Any]:
-        """Wait for results and fetch them.
+        self,
+        graph: PassGraph,
+        futures: Mapping[int, Future[Any]],
+        workers: Collection[str],
+        found: dict[int, Any],
+    ) -> None:
+        """Wait for results and fetch them, those that are done already if others take long.
 
         Parameters
         ----------
         graph : PassGraph
-        futures : list of Future
+        futures : mapping of int to Future
         workers : collection of str
             Those that tasks of the graph asked for.
+        found : dict of int to result
+            Where they go, by the keys of ``futures``: what is there when an error is raised need
+            not be computed again.
 
         Raises
         ------
         EngineError
-            If the cluster has no workers for too long, or a task killed its workers.
+            Of the kinds that :class:`Vigil` raises.
+        TasksKilledError
+            If some tasks lost their workers, again and again.
         distributed.CancelledError
             If data was lost with the only worker that held it, or all workers were replaced.
         Exception
             What a task raised, as it is.
         """
-        self._watch(futures, workers)
+        left = dict(futures)
+
+        def fetch() -> None:
+            done = [place for place, one in left.items() if one.status == "finished"]
+            some = [left[place] for place in done]
+            vigil = self._vigil(graph, some, workers)
+            gather = self._client.gather
+            try:
+                values = self._calls.follow(vigil.look, gather, some, asynchronous=True)
+            except (KilledWorker, NoValidWorkerError):
+                # One was lost again and failed in the end: the state of its future says so.
+                return
+            found.update(zip(done, values, strict=True))
+            for place in done:
+                # Still wanted, it would be made again when its worker dies.
+                left.pop(place).release()
+
+        while left:
+            self.finish(graph, list(left.values()), workers, fetch)
+            fetch()
+
+    def finish(
+        self,
+        graph: PassGraph,
+        futures: list[Future[Any]],
+        workers: Collection[str],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Wait for results, and leave them where they are; see :meth:`collect`.
+
+        ``meanwhile`` is called about every second that it takes.
+        """
+        self._watch(graph, futures, workers, meanwhile)
         failed = [future for future in futures if future.status in _GONE]
         if failed:
-            raise self._explain(graph, failed[0])
-        with self._reached():
-            return list(self._client.gather(futures))
+            raise self._explain(graph, failed)
 
     def give_up(self, graph: PassGraph, futures: list[Future[Any]], session: str) -> None:
         """Cancel tasks, those that are at work included."""
         # What goes wrong here must not hide the error that led here.
-        with suppress(Exception):
-            self._client.cancel(futures)
+        self._calls.tell(self._client.cancel, futures)
         self.tell(stop_pass, session, graph.name)
 
     def tell(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run a coroutine in every worker process that can be reached; do not wait for it."""
-        with suppress(Exception):
-            self._client.run(function, *arguments, wait=False, on_error="ignore")
+        run = self._client.run
+        self._calls.tell(run, function, *arguments, wait=False, on_error="ignore")
 
     def _threads(self) -> dict[str, int]:
-        with self._reached():
-            return dict(self._client.nthreads())
-
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        """Every call to the cluster goes through here: one that is gone fails in many ways."""
-        try:
-            self._check_client()
-            yield
-        except (DgmmError, CancelledError):
-            self._check_client()
-            raise
-        except Exception as error:
-            self._check_client(error)
-            # What a task raised, say, which is its own affair.
-            if not isinstance(error, CommClosedError | RPCClosed | ConnectionError):
-                raise
-            raise self._lost(error) from error
-
-    def _check_client(self, cause: BaseException | None = None) -> None:
-        status = self._client.status
-        if status == "running":
-            return
-        if status in ("closed", "closing"):
-            raise EngineError(
-                "the Dask client is closed; make a new one (or engine) and fit again"
-            ) from cause
-        raise self._lost(cause or status) from cause
-
-    def _lost(self, what: object) -> EngineError:
-        return EngineError(
-            f"the Dask scheduler cannot be reached ({what}); its cluster may have been closed: "
-            "start one, make a new client for it and fit again"
-        )
+        threads = dict(self._calls.ask(self._client.nthreads))
+        self._supervisor.look(len(threads))
+        return threads
 
     def _send(self, blocks: Range, worker: str) -> Future[Any]:
         # Not a task: the scheduler would keep a copy of the rows to make it again.
-        with self._reached():
-            (future,) = self._client.scatter([blocks], workers=[worker], hash=False)
+        look = self._vigil(None, (), (worker,)).look
+        scatter, options = self._client.scatter, {"workers": [worker], "hash": False}
+        (future,) = self._calls.follow(look, scatter, [blocks], asynchronous=True, **options)
         return future
 
-    def _watch(self, futures: Sequence[Future[Any]], workers: Collection[str] = ()) -> None:
+    def _vigil(
+        self, graph: PassGraph | None, futures: Sequence[Future[Any]], workers: Collection[str]
+    ) -> Vigil:
+        return Vigil(self._calls, self._supervisor, self._timeouts, graph, futures, workers)
+
+    def _watch(
+        self,
+        graph: PassGraph | None,
+        futures: Sequence[Future[Any]],
+        workers: Collection[str] = (),
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         """Wait until all have finished or one has failed."""
-        seen = monotonic()
+        vigil = self._vigil(graph, futures, workers)
+        looked = monotonic()
         while not any(one.status in _GONE for one in futures):
             # One that finished may be pending again: its worker died, another makes it anew.
             pending = [one for one in futures if one.status != "finished"]
             if not pending:
                 return
             try:
-                with self._reached(), self._client.as_current():
+                with self._calls.reached(), self._client.as_current():
                     wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
-                continue
             except TimeoutError as error:
                 _let_go(error)
-            now = self._threads()
-            seen = monotonic() if now else seen
-            if monotonic() - seen > self._timeout:
-                raise self._deserted()
-            if now and workers and not set(workers) & set(now):
-                # A task that asks for a worker, while there is none at all, is forgotten by the
-                # scheduler when other workers come, in spite of allow_other_workers.
-                raise CancelledError("all workers were replaced")
+            if monotonic() - looked > WATCH_SECONDS:
+                looked = monotonic()
+                vigil.look()
+                if meanwhile is not None:
+                    meanwhile()
 
-    def _explain(self, graph: PassGraph, future: Future[Any]) -> BaseException:
+    def _explain(self, graph: PassGraph, failed: Sequence[Future[Any]]) -> BaseException:
+        errors = [self._error(future) for future in failed]
+        killed = [error for error in errors if isinstance(error, KilledWorker)]
+        other = next((error for error in errors if not isinstance(error, KilledWorker)), None)
+        # What a task raised is a better reason than what befell the others meanwhile.
+        if other is not None and not isinstance(other, CancelledError):
+            return deserted(self._timeouts) if isinstance(other, NoValidWorkerError) else other
+        if not killed:
+            return other or CancelledError(str(failed[0].key))
+        keys = dict.fromkeys(str(error.task) for error in killed)
+        names = dict.fromkeys(graph.ranges.get(key, "a merge of results") for key in keys)
+        return TasksKilledError(
+            [graph.shares[key] for key in keys if key in graph.shares],
+            ", ".join(names),
+            f"{killed[0].allowed_failures + 1} times, the last was {killed[0].last_worker.address}",
+        )
+
+    def _error(self, future: Future[Any]) -> BaseException:
         if future.status == "cancelled":
             # The tasks of a client that is closed are cancelled too.
-            with self._reached():
+            with self._calls.reached():
                 return CancelledError(future.key)
-        with self._reached():
-            error: BaseException = future.exception()
-        if isinstance(error, KilledWorker):
-            what = graph.ranges.get(str(error.task), "a merge of results")
-            return EngineError(
-                f"{what}: the task lost its worker {error.allowed_failures + 1} times, the last "
-                f"was {error.last_worker.address}; the worker may be short of memory (lower "
-                "memory_limit or the number of components), or reading the blocks may crash it"
-            )
+        error: BaseException = self._calls.ask(future.exception)
         return error
-
-    def _deserted(self) -> EngineError:
-        return EngineError(
-            f"the cluster has had no workers for {self._timeout:g} seconds; start workers, or "
-            "raise no_workers_timeout of DaskEngine"
-        )
 
 
 def _let_go(error: BaseException) -> None:

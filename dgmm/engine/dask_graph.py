@@ -214,19 +214,25 @@ class PassGraph:
         Unique; part of every key.
     ranges : dict of str to str
         What each range is called in messages, by key.
+    shares : dict of str to Share
+        What each task, or the handle of its blocks, is to evaluate, by key.
     """
 
     name: str
     ranges: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
     _layers: dict[str, Any] = field(default_factory=dict)
+    _needs: dict[str, list[str]] = field(default_factory=dict)
 
-    def add_pickled(self, what: str, content: bytes, worker: str | None = None) -> str:
+    def add_pickled(
+        self, what: str, content: bytes, worker: str | None = None, *, nowhere_else: bool = False
+    ) -> str:
         """A task whose output is the unpickled content. Returns its key.
 
         Unlike scattered data it is made again when the worker that holds it dies.
         """
         key = f"dgmm-{what}-{self.name}"
-        return self._add(key, (loads, content), worker)
+        return self._add(key, (loads, content), worker, nowhere_else)
 
     def add_task(self, content: bytes, number: int = 0) -> Any:
         """A pickled :class:`~dgmm.engine.base.BlockTask`, as :meth:`add_range` takes it."""
@@ -240,19 +246,26 @@ class PassGraph:
         share: Share,
         worker: str | None,
         arguments: tuple[Any, ...],
+        *,
+        nowhere_else: bool = False,
     ) -> str:
         """A task ``function(*arguments, rows)`` for a range. Returns its key.
 
         The first argument is what :meth:`add_task` gave.
         """
         key = f"dgmm-range-{number}-{self.name}"
-        self.ranges[key] = share.range.name
         # The handle of its blocks can be what a dying worker was at, too.
-        self.ranges[str(getattr(arguments[1], "key", arguments[1]))] = share.range.name
-        rows = [self._reference(given) for given in share.given]
+        for one in (key, str(getattr(arguments[1], "key", arguments[1]))):
+            self.ranges[one], self.shares[one] = share.range.name, share
+        needs = [one for one in arguments if isinstance(one, str)]
+        rows = [self._reference(given, needs) for given in share.given]
         inline = isinstance(arguments[0], bytes)
         call = (call_pickled, function) if inline else (function,)
-        return self._add(key, (*call, *arguments, rows), worker)
+        return self._add(key, (*call, *arguments, rows), worker, nowhere_else, needs)
+
+    def keys(self) -> set[str]:
+        """The keys of all tasks."""
+        return {str(key) for layer in self._layers.values() for key in layer}
 
     def add_merges(
         self, shape: Shape, nodes: Sequence[Node], keys: Sequence[str], most: int = ARITY
@@ -273,21 +286,38 @@ class PassGraph:
             tops, names = [top for top, _ in groups], merged
         return tops, names
 
-    def graph(self) -> HighLevelGraph:
-        return HighLevelGraph(self._layers, {name: set() for name in self._layers})
+    def graph(self, keys: Sequence[str]) -> HighLevelGraph:
+        """What it takes to compute some of the keys."""
+        wanted, todo = set(keys), list(keys)
+        while todo:
+            new = [name for name in self._needs.get(todo.pop(), ()) if name not in wanted]
+            wanted.update(new)
+            todo += new
+        layers = {name: layer for name, layer in self._layers.items() if name in wanted}
+        return HighLevelGraph(layers, {name: set() for name in layers})
 
     def _add_merge(self, steps: tuple[tuple[int, int], ...], inputs: list[str]) -> str:
         key = f"dgmm-merge-{len(self._layers)}-{self.name}"
-        return self._add(key, (merge_nodes, inputs, steps), None)
+        return self._add(key, (merge_nodes, inputs, steps), None, needs=inputs)
 
-    def _add(self, key: str, task: Any, worker: str | None) -> str:
-        near = {"workers": [worker], "allow_other_workers": True} if worker else None
+    def _add(
+        self,
+        key: str,
+        task: Any,
+        worker: str | None,
+        nowhere_else: bool = False,
+        needs: Sequence[str] = (),
+    ) -> str:
+        near = {"workers": [worker], "allow_other_workers": not nowhere_else} if worker else None
         self._layers[key] = MaterializedLayer({key: task}, annotations=near)
+        self._needs[key] = list(needs)
         return key
 
-    def _reference(self, given: Any) -> Any:
+    def _reference(self, given: Any, needs: list[str]) -> Any:
         """A future as it is; a Dask object by its key, with its graph in this one."""
         if not hasattr(given, "__dask_graph__"):
             return given
-        self._layers[f"rows-{given.key}"] = MaterializedLayer(dict(given.__dask_graph__()))
+        layer = f"rows-{given.key}"
+        self._layers[layer] = MaterializedLayer(dict(given.__dask_graph__()))
+        needs.append(layer)
         return given.key

@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from distributed import CancelledError, Client, Future
+from distributed import CancelledError, Client
 from distributed.protocol.pickle import dumps
 
 from dgmm.data.dataset import Dataset
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
-from dgmm.engine.dask_cluster import Cluster, Held
+from dgmm.engine.dask_attempts import Attempts
+from dgmm.engine.dask_cluster import Cluster, Held, TasksKilledError
 from dgmm.engine.dask_graph import (
     ARITY,
     PassGraph,
-    Share,
     deal,
     ranges_of_worker,
     remote_rows,
     share_pieces,
 )
+from dgmm.engine.dask_stream import Ahead
+from dgmm.engine.dask_suspects import examine
+from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
 from dgmm.engine.pieces import cut_finely, value_bytes
 from dgmm.engine.processor import warn_of_mixed
 from dgmm.engine.spreading import joined, lend, spread
 from dgmm.engine.tree import Node, TreeReducer
 from dgmm.engine.work import BlockWork, Selection, check_keep, select
-from dgmm.engine.worker import NodeResult, Settings, close_session, evaluate_blocks, reduce_range
-from dgmm.errors import EngineError, MemoryLimitError
+from dgmm.engine.worker import NodeResult, Settings, close_session, reduce_range
+from dgmm.errors import EngineError, MemoryLimitError, SchedulerLostError
 
 __all__ = ["DaskSession"]
 
 M = TypeVar("M", bound=Mergeable)
 
-# Times that a pass is begun again because data that only one worker held went with it.
-ATTEMPTS = 4
-
 
 class DaskSession:
     """A dataset opened on a cluster; see :class:`dgmm.engine.base.Session`.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    dataset : Dataset
+    memory_limit : int or None
+    reserved_bytes : int
+    timeouts : Timeouts
+    renew : callable, optional
+        Gives the client of another cluster when that of this one is lost.
 
     Attributes
     ----------
@@ -59,11 +69,13 @@ class DaskSession:
         *,
         memory_limit: int | None,
         reserved_bytes: int,
-        no_workers_timeout: float,
+        timeouts: Timeouts,
+        renew: Callable[[], Client] | None = None,
     ) -> None:
         self.dataset = dataset
         self.counters = Counters()
-        self._cluster = Cluster(client, no_workers_timeout)
+        self._timeouts, self._renew = timeouts, renew
+        self._cluster = Cluster(client, timeouts)
         self._name = uuid4().hex
         self._closed = False
         self._driver_limit = resolve_limit(memory_limit)
@@ -89,8 +101,12 @@ class DaskSession:
 
         Raises
         ------
+        NoWorkersError, SchedulerLostError, StalledError
+            If the cluster has no workers, no scheduler or gets nowhere, for too long.
+        DeadlyBlockError
+            If a block kills the workers that evaluate it.
         EngineError
-            If the cluster has no workers for too long, or a range of blocks kills its workers.
+            If the pass was lost over and over.
         """
         self._check_open()
         keep_blocks = check_keep(keep)
@@ -98,18 +114,20 @@ class DaskSession:
         # Each arrives as bytes and as the value made of them.
         n_received = 2 * (ARITY + (len(selection.work) if keep_blocks else 0))
         self._plan_driver({"results received": n_received * task.result_bytes})
-        for attempt in range(ATTEMPTS):
+        attempts = Attempts()
+        while True:
             try:
-                found = self._pass(task, selection, keep_blocks, near=attempt == 0)
+                found = self._pass(task, selection, keep_blocks, attempts)
             except CancelledError as error:
-                lost = str(error)
-                continue
-            self.counters.passes += 1
-            return found
-        raise EngineError(
-            f"the cluster dropped the tasks of a pass {ATTEMPTS} times ({lost}); its scheduler or "
-            "the workers that held the rows are gone"
-        )
+                attempts.lost(error, self._cluster.workers())
+            except TasksKilledError as killed:
+                attempts.killed(killed, innocent=self._examine(task, killed))
+            except SchedulerLostError as error:
+                self._move(attempts, error)
+            else:
+                self.counters.passes += 1
+                return found
+            self.counters.retries += 1
 
     def stream(
         self, task: BlockTask[Any], *, consumer_bytes: int = CONSUMER_BYTES
@@ -129,26 +147,23 @@ class DaskSession:
         self._plan_workers((task,), max(threads.values()), n_kept=0, value_bytes=most)
         # The consumer may run passes in between, which have plans of their own.
         plan, span = self.plan, self.plan.span
-        first = PassGraph(uuid4().hex)
-        (sent,) = self._cluster.submit(first, [first.add_pickled("task", dumps(task))])
+        ahead = Ahead(self._cluster, task, plan, self._name)
         homes = self._cluster.homes(pieces)
         near = deal([homes[position] for position, _ in shares], list(threads), span)
         todo = deque(zip([share for _, share in shares], near, strict=True))
-        begun: deque[_Begun] = deque()
         busy: Counter[str] = Counter()
         try:
-            while todo or begun:
+            while todo or ahead:
                 while todo and busy[todo[0][1]] < span:
                     share, worker = todo.popleft()
-                    begun.append(self._begin(plan, share, sent, worker))
+                    ahead.begin(share, worker)
                     busy[worker] += 1
-                result = self._end(begun[0], sent)
-                done = begun.popleft()
-                busy[done.workers[0]] -= 1
-                yield from zip(_first_rows(done.share.range.work[0]), result.value, strict=True)
+                share, worker, result = ahead.take()
+                busy[worker] -= 1
+                self._count(result)
+                yield from zip(_first_rows(share.range.work[0]), result.value, strict=True)
         finally:
-            for one in begun:
-                self._cluster.give_up(one.graph, [one.future], self._name)
+            ahead.give_up()
 
     def close(self) -> None:
         """Let the workers forget what they hold for the session."""
@@ -171,13 +186,17 @@ class DaskSession:
         if self._closed:
             raise EngineError("the session is closed; open another with engine.session(dataset)")
 
-    def _pass(self, task: BlockTask[M], selection: Selection, keep: bool, near: bool) -> Reduced[M]:
-        """One pass. With ``near``, ranges ask for the worker that has their blocks in its cache."""
+    def _pass(
+        self, task: BlockTask[M], selection: Selection, keep: bool, attempts: Attempts
+    ) -> Reduced[M]:
+        """One pass. At first, ranges ask for the worker that has their blocks in its cache."""
         graph, threads = PassGraph(uuid4().hex), self._cluster.workers()
+        near = attempts.begin(threads)
         n_kept = len(selection.work) if keep else 0
         self._plan_workers((task,), max(threads.values()), n_kept)
-        held = self._hold(selection, threads)
-        slices, lent = self._spread(task, selection, held, threads, n_kept)
+        held = attempts.held = self._hold(selection, threads, attempts.held)
+        slices, lent = self._spread(task, selection, held, threads, n_kept, attempts.slices)
+        attempts.slices = slices
         window = max(1, self.plan.window // self.plan.n_threads)
         settings = self._settings(graph, self.plan, window, keep=keep)
         names: list[str] = []
@@ -196,14 +215,18 @@ class DaskSession:
             nodes = [share.node for share in held.shares]
             tops, merged = graph.add_merges(selection.shape, nodes, keys, ARITY // len(slices))
             names += merged
-        futures = self._cluster.submit(graph, names)
+        results = attempts.results
+        missing = [place for place in range(len(names)) if place not in results]
+        futures = self._cluster.submit(graph, [names[place] for place in missing])
         try:
             near_by = [worker for workers in lent for worker in workers] if near else ()
-            results = self._cluster.collect(graph, futures, near_by)
+            wanted = dict(zip(missing, futures, strict=True))
+            self._cluster.collect(graph, wanted, near_by, results)
         except BaseException:
             self._cluster.give_up(graph, futures, self._name)
             raise
-        return self._merge(task, slices, selection, tops, results, keep)
+        found = [results[place] for place in range(len(names))]
+        return self._merge(task, slices, selection, tops, found, keep)
 
     def _spread(
         self,
@@ -212,13 +235,18 @@ class DaskSession:
         held: Held,
         threads: Mapping[str, int],
         n_kept: int,
+        known: tuple[BlockTask[M], ...],
     ) -> tuple[tuple[BlockTask[M], ...], list[list[str]]]:
         """The slices of a task, and for each range the worker of each slice.
 
         A block is then read by every worker that evaluates a slice on it. That is why a task is
-        cut only where there are fewer blocks than threads.
+        cut only where there are fewer blocks than threads. Later attempts keep to the slices of
+        the first, of which there may be results, and to no worker.
         """
         whole = (task,), [[worker] for worker in held.workers]
+        if known:
+            self._plan_workers(known, max(threads.values()), n_kept)
+            return known, []
         slots = {worker: min(n, self.plan.n_threads) for worker, n in threads.items()}
         if len(selection.work) >= sum(slots.values()):
             return whole
@@ -227,7 +255,7 @@ class DaskSession:
         if len(slices) == 1:
             return whole
         try:
-            brought = {"rows brought from other workers": _most_brought(held, lent)}
+            brought = {"rows brought from other workers": held.most_brought(lent)}
             self._plan_workers(slices, max(threads.values()), n_kept, other=brought)
         except MemoryLimitError:
             return whole
@@ -261,29 +289,26 @@ class DaskSession:
         numbers = sorted(kept[0])
         return Reduced(total, {n: joined(task, slices, [one[n] for one in kept]) for n in numbers})
 
-    def _begin(
-        self, plan: MemoryPlan, share: Share, sent: Future[Any], worker: str | None
-    ) -> _Begun:
-        graph = PassGraph(uuid4().hex)
-        kept = max(1, plan.window - plan.n_threads + 1)
-        settings = self._settings(graph, plan, kept)
-        arguments = (sent, graph.add_pickled("blocks", dumps(share.range)), settings)
-        key = graph.add_range(evaluate_blocks, 0, share, worker, arguments)
-        (future,) = self._cluster.submit(graph, [key])
-        return _Begun(plan, share, graph, future, () if worker is None else (worker,))
+    def _examine(self, task: BlockTask[Any], killed: TasksKilledError) -> bool:
+        """See whether a block is to blame for the deaths of workers."""
+        settings = self._settings(PassGraph(uuid4().hex), self.plan, 1)
+        return examine(self._cluster, reduce_range, task, killed, settings)
 
-    def _end(self, begun: _Begun, sent: Future[Any]) -> NodeResult[Any]:
-        try:
-            (result,) = self._cluster.collect(begun.graph, [begun.future], begun.workers)
-        except CancelledError:
-            again = self._begin(begun.plan, begun.share, sent, None)
-            (result,) = self._cluster.collect(again.graph, [again.future], ())
-        self._count(result)
-        return cast(NodeResult[Any], result)
+    def _move(self, attempts: Attempts, error: SchedulerLostError) -> None:
+        """Go on with another cluster, where there can be one."""
+        if self._renew is None:
+            raise error
+        self._cluster, self._held = Cluster(self._renew(), self._timeouts), None
+        if attempts.held is not None:
+            attempts.held = replace(attempts.held)
+        attempts.lost(error, self._cluster.workers())
 
-    def _hold(self, selection: Selection, workers: Mapping[str, int]) -> Held:
+    def _hold(self, selection: Selection, workers: Mapping[str, int], held: Held | None) -> Held:
         """The ranges of a selection; those of the whole dataset are cut and shipped once."""
-        if selection is not self._everything:
+        if held is not None:
+            # Of an earlier attempt, with results of some of them.
+            pass
+        elif selection is not self._everything:
             held = self._cluster.cut(selection, workers)
         else:
             held = self._held = self._held or self._cluster.cut(selection, workers)
@@ -345,33 +370,12 @@ class DaskSession:
             warn_of_mixed(processors)
 
 
-@dataclass
-class _Begun:
-    """A range of a stream that workers are at."""
-
-    plan: MemoryPlan
-    share: Share
-    graph: PassGraph
-    future: Future[Any]
-    workers: tuple[str, ...]
-
-
 def _worker_demand(dataset: Dataset, n_workers: int) -> Demand:
     """What reading takes in a worker. Rows in the driver's memory are sent to the workers."""
     resident = sum(block.nbytes for block in dataset.blocks if block.is_resident)
     read = [block for block in dataset.blocks if remote_rows(block) is None]
     kept = {"rows kept on workers": -(-resident // n_workers)}
     return replace(demand_of(read, 1), other=kept)
-
-
-def _most_brought(held: Held, lent: Sequence[Sequence[str]]) -> int:
-    """Most bytes of rows in memory that a worker is sent because it is lent ranges of others."""
-    brought: Counter[str] = Counter()
-    for (share, home, _), workers in zip(held.items(), lent, strict=True):
-        rows = sum(item.block.nbytes for item in share.range.work if item.block.is_resident)
-        for worker in set(workers) - {home}:
-            brought[worker] += rows
-    return max(brought.values(), default=0)
 
 
 def _first_rows(item: BlockWork) -> list[int]:

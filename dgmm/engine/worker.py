@@ -20,6 +20,7 @@ from dgmm.engine.allocator import return_freed_blocks
 from dgmm.engine.base import BlockTask, Mergeable
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
+from dgmm.engine.dask_heartbeat import PULSE
 from dgmm.engine.device_worker import WorkerDevice
 from dgmm.engine.feed import Feed, Lease, Reads, evaluate_parts
 from dgmm.engine.given import GivenBlock, HeldBlock
@@ -269,6 +270,7 @@ def _reduce(
     def deliver(lease: Lease, value: M) -> None:
         reducer.add(shape.leaf(lease.position, lease.part), value)
         feed.finished(lease.number)
+        PULSE.beat()
 
     loader = session.device.loader(task, session.cache, work, settings.window)
     with _reading(work, settings, session, session.cache, loader) as feed:
@@ -297,6 +299,7 @@ def _evaluate(
     def deliver(lease: Lease, value: Any) -> None:
         values.append(value)
         feed.finished(lease.number)
+        PULSE.beat()
 
     with _reading((item,), settings, session, cache) as feed:
         evaluate_parts(feed, (task,), deliver)
@@ -349,7 +352,7 @@ def _reading(
     """A feed with its reader at work, when it is this task's turn."""
     # One thread finishes each part before it takes the next.
     feed = Feed(work, window=settings.window, span=1, cache=cache, loader=loader)
-    with session.gate, single_threaded_blas(), ThreadPoolExecutor(1) as pool:
+    with session.gate, PULSE.at_work(), single_threaded_blas(), ThreadPoolExecutor(1) as pool:
         session.feeds[feed] = settings.run
         reader = pool.submit(feed.read_ahead)
         try:

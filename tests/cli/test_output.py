@@ -21,6 +21,8 @@ from dgmm.record import FitEvent
     [
         ("s3://bucket/a.zarr", "s3://bucket/a.zarr"),
         ("s3://key:secret@bucket/a.zarr", "s3://bucket/a.zarr"),
+        ("no s3:/key:secret@bucket/a?token=1", "no s3:/bucket/a"),
+        ("C:/me@home/x?y", "C:/me@home/x?y"),
         ("s3://key:sec/r@t+=@bucket/a.zarr", "s3://bucket/a.zarr"),
         ("s3://token@bucket/a.zarr", "s3://bucket/a.zarr"),
         ("https://h/a.zarr?X-Amz-Signature=abc&x=1", "https://h/a.zarr"),

@@ -25,14 +25,14 @@ from distributed import Client, LocalCluster, futures_of, wait
 from dgmm.data.arrays import open_array
 from dgmm.data.dask import open_dask
 from dgmm.data.dataset import Rows
-from dgmm.engine import dask_cluster, worker
+from dgmm.engine import dask_cluster, dask_suspects, worker
 from dgmm.engine.choice import engine_for
 from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_graph import assign
 from dgmm.engine.local import LocalEngine
 from dgmm.engine.spreading import lend
 from dgmm.engine.work import select
-from dgmm.errors import EngineError, InvalidParameterError, MemoryLimitError
+from dgmm.errors import DeadlyBlockError, EngineError, InvalidParameterError, MemoryLimitError
 from dgmm.testing.engines import EngineSuite, SlicedTask, ToyTask, Trace, serial_oracle, toy
 
 MIB = 2**20
@@ -287,9 +287,12 @@ def test_lost_worker_does_not_change_the_result(engine: DaskEngine, tmp_path: An
         assert session.run(ToyTask()).total == found
 
 
-def test_a_range_that_kills_its_workers_is_named(engine: DaskEngine) -> None:
+def test_a_block_that_kills_its_workers_is_named(
+    engine: DaskEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_suspects, "_CALM_SECONDS", (0.5, 1.0))
     with engine.session(toy((9, 9, 9, 9))) as session:
-        with pytest.raises(EngineError, match=r"block.* 2.* lost its worker"):
+        with pytest.raises(DeadlyBlockError, match=r"^block 2 .*lost its worker, every time"):
             session.run(DyingTask(row=21))
         assert session.run(ToyTask()).total.count == 36
 

@@ -1,0 +1,110 @@
+"""Clusters of processes on this machine: how they are started, and kept at their size.
+
+A nanny starts its worker again when it dies, but gives up when the new one dies while it starts;
+the cluster then counts a worker that is not there, for ever. Killed often enough, it has none left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from distributed import LocalCluster, Nanny, SpecCluster, Worker
+from distributed.core import Status
+
+__all__ = ["Supervisor", "start_cluster"]
+
+# How long a worker may be missing without a process, which its nanny would have started by now ...
+DEAD_SECONDS = 3.0
+
+# ... and with one, which may well be slow to import what it needs.
+STARTING_SECONDS = 60.0
+
+
+def start_cluster(n_workers: int | None = None, **options: Any) -> LocalCluster:
+    """A cluster of processes, for this machine alone.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        By default one for each core.
+    **options
+        Further ones of :class:`distributed.LocalCluster`.
+    """
+    given: dict[str, Any] = {
+        "n_workers": n_workers,
+        "threads_per_worker": 1,
+        "host": "127.0.0.1",
+        # The scheduler always starts a web server: on any free port then, and without the pages
+        # that nobody asked for.
+        "dashboard_address": "127.0.0.1:0",
+        "scheduler_kwargs": {"dashboard": False},
+        # Without one, a process that is stopped while it starts would hold up all others.
+        "death_timeout": STARTING_SECONDS,
+    }
+    return LocalCluster(**given | options)
+
+
+class Supervisor:
+    """Replaces workers on this machine that nobody else replaces.
+
+    Those of a :class:`distributed.LocalCluster`, or of another cluster whose nannies live in this
+    process. Clusters of other kinds are left to their own managers.
+
+    Parameters
+    ----------
+    cluster : object, optional
+        What the client was made from.
+    """
+
+    def __init__(self, cluster: object) -> None:
+        self._cluster = cluster if isinstance(cluster, SpecCluster) else None
+        self._missing: dict[Any, float] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def look(self, n_workers: int) -> None:
+        """See whether there are as many workers as there should be; do not wait for any."""
+        cluster = self._cluster
+        if cluster is None or cluster.status != Status.running:
+            return
+        if n_workers < len(cluster.worker_spec) or self._missing:
+            loop: Any = cluster.loop
+            with suppress(RuntimeError):  # it has just been closed
+                loop.add_callback(self._replace)
+
+    def _replace(self) -> None:
+        cluster = self._cluster
+        if cluster is None or cluster.status != Status.running:
+            return
+        if not all(isinstance(one, Nanny | Worker) for one in cluster.workers.values()):
+            return
+        here, now = cluster.observed, monotonic()
+        self._missing = {k: since for k, since in self._missing.items() if k in cluster.workers}
+        for name, worker in list(cluster.workers.items()):
+            if name in here or name not in cluster.worker_spec:
+                self._missing.pop(name, None)
+                continue
+            missing = now - self._missing.setdefault(name, now)
+            if missing > (STARTING_SECONDS if _has_process(worker) else DEAD_SECONDS):
+                del cluster.workers[name], self._missing[name]
+                closing = asyncio.ensure_future(_close(worker))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+        # It opens what it plans for and has not.
+        if set(cluster.worker_spec) - set(cluster.workers):
+            cluster.scale(len(cluster.worker_spec))
+
+
+def _has_process(worker: Any) -> bool:
+    alive = getattr(worker, "is_alive", None)
+    if worker.status in (Status.closed, Status.failed):
+        return False
+    return alive is None or bool(alive())
+
+
+async def _close(worker: Any) -> None:
+    # It has failed in one way or another, and may fail to be closed.
+    with suppress(Exception):
+        await worker.close(timeout=5)

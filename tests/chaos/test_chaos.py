@@ -1,0 +1,113 @@
+"""The scenarios, short: each has to end in the bits of the calm run or in its typed error.
+
+``python -m tests.chaos`` runs them long. ``CHAOS_SEED`` sets the seed of what is random.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import blocks, scenarios
+
+SEED = int(os.environ.get("CHAOS_SEED", "7"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    print(f"CHAOS_SEED={SEED}")  # noqa: T201 (shown where a test fails)
+    return tmp_path
+
+
+def test_workers_are_terminated_and_killed(folder: Path) -> None:
+    # By iterations, not by the clock: a busy machine must not decide how many there are.
+    numbers = (signal.SIGKILL, signal.SIGTERM)
+    found = scenarios.signals_at_iterations(
+        folder, iterations=8, n_rows=60_000, every=3, seed=SEED, numbers=numbers
+    )
+    assert found["signals"] == 2
+
+
+@pytest.mark.slow
+def test_all_workers_die_as_they_start(folder: Path) -> None:
+    found = scenarios.all_workers_die_as_they_start(folder, n_rows=4000, rounds=2)
+    assert found["killed"] >= 4
+
+
+def test_a_worker_that_is_stopped(folder: Path) -> None:
+    scenarios.stopped_worker(folder, n_rows=200_000, worker_timeout=3)
+
+
+@pytest.mark.slow
+def test_nobody_left(folder: Path) -> None:
+    found = scenarios.no_workers(folder, n_rows=4000, no_workers_timeout=2)
+    assert found["error_after_s"] >= 2
+
+
+def test_the_scheduler_is_killed(folder: Path) -> None:
+    scenarios.scheduler_killed(folder, n_rows=4000)
+
+
+def test_the_scheduler_is_stopped(folder: Path) -> None:
+    found = scenarios.scheduler_stopped(folder, n_rows=4000, scheduler_timeout=3)
+    assert found["error_after_s"] >= 3
+
+
+@pytest.mark.slow
+def test_the_client_is_restarted(folder: Path) -> None:
+    scenarios.client_restarted(folder, n_rows=4000)
+
+
+@pytest.mark.slow
+def test_a_worker_runs_out_of_memory(folder: Path) -> None:
+    blocks.out_of_memory(folder)
+
+
+@pytest.mark.slow
+def test_a_block_that_kills_workers(folder: Path) -> None:
+    found = blocks.deadly_block(calm_seconds=1)
+    assert found["named"] == "block 2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        lambda folder: scenarios.disk_fills_up(folder, n_rows=4000),
+        lambda folder: scenarios.network_cut(folder, n_rows=200_000, worker_timeout=3),
+    ],
+    ids=["a disk fills up", "the network is cut"],
+)
+def test_what_takes_rights(folder: Path, scenario: Callable[[Path], object]) -> None:
+    try:
+        scenario(folder)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        pytest.skip(f"not allowed here: {error}")
+
+
+def test_nothing_is_left_and_nothing_grows(folder: Path) -> None:
+    assert scenarios.soak(folder, iterations=40)["tasks_left"] == 0
+
+
+def test_60_of_60_flips_are_found(folder: Path) -> None:
+    found = blocks.damage(folder, seed=SEED)
+    assert set(found.values()) == {60}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # six minutes on two quiet cores
+def test_the_long_run(folder: Path) -> None:
+    from tests.chaos.__main__ import run
+
+    figures = run(folder, SEED)
+    assert figures["sigkill"]["iterations"] == 200
+    assert figures["sigkill"]["slowest_iteration_s"] <= 30
+    assert figures["no workers"]["error_after_s"] <= 60
+    assert figures["workers die as they start"]["healed_after_s"] <= 60
+    assert figures["soak"]["tasks_left"] == 0

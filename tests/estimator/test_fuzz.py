@@ -1,0 +1,60 @@
+"""Anything in any argument of the estimator gives a result that is one, or an error of ours."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+import dgmm
+
+X = np.random.default_rng(0).normal(size=(40, 2))
+NAMES = sorted(set(inspect.signature(dgmm.GaussianMixture).parameters) - {"self"})
+
+# A number that is meant costs what it asks for, so those of passes stay small.
+WORDS = ["em", "cem", "sem", "full", "diag", "tied", "kmeans", "random", "auto", "cpu", "dask "]
+numbers = st.one_of(
+    st.integers(-3, 12),
+    st.floats(width=32),
+    st.sampled_from([-(10**30), 1e300, 5e-324, np.float32(1), np.int8(2), 1 + 2j, True, False]),
+)
+values = st.one_of(
+    st.none(),
+    numbers,
+    st.text(max_size=6),
+    st.binary(max_size=4),
+    st.sampled_from([*WORDS, object(), int, Ellipsis, range(3), {1, 2}, lambda *a: a, X, X[:, 0]]),
+    st.lists(numbers, max_size=4),
+    st.dictionaries(st.sampled_from(["weights", "means", "x"]), numbers, max_size=2),
+    arrays(np.float64, array_shapes(max_dims=3, max_side=3)),
+    arrays(st.sampled_from([np.dtype("U2"), np.dtype(object), np.dtype("M8[s]")]), (2,)),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=30)
+@given(value=values, family=st.sampled_from(["full", "tied_diag"]))
+def test_anything_in_an_argument(
+    name: str, value: Any, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A text is a good directory for checkpoints.
+    monkeypatch.chdir(tmp_path)
+    arguments = {"n_components": 2, "covariance_type": family, "max_iter": 3, "random_state": 0}
+    model = dgmm.GaussianMixture(**arguments | {name: value})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model.fit(X)
+        except dgmm.DgmmError:
+            return
+    assert np.isfinite(model.lower_bound_) or model.max_iter == 0
+    np.testing.assert_allclose(model.weights_.sum(), 1, rtol=1e-6)
+    assert np.isfinite(model.means_).all()
+    assert np.isfinite(model.covariances_).all()
