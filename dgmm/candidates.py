@@ -120,7 +120,8 @@ def fit_candidates(
         reserved_bytes=reserved,
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
-    placed = shared.device_with_reason(dataset.n_rows)
+    largest = max(parameters, key=lambda one: one.n_components)
+    placed = largest.device_with_reason(dataset.n_rows)
     device = placed[0]
     kept.check_configuration(
         _configuration(estimators, parameters, options)
