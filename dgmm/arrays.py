@@ -21,9 +21,10 @@ __all__ = ["COMPILED", "explain_device", "namespace", "resolve_device", "tile_ro
 # NumPy with compiled loops.
 COMPILED = "cpu-compiled"
 
-# Responsibilities of a pass from which compiling, some 4 s in each process, is repaid within the
-# iterations of a usual fit: a loop saves 2 to 9 ns of each.
-_WORTH_COMPILING = 2**24
+# Responsibilities of a pass from which compiling is repaid within 30 iterations: it takes some 4 s
+# of a core in each process, twice that where float32 rows go to float64 kernels, and a loop saves 2
+# to 9 ns of each.
+_WORTH_COMPILING = 2**27
 
 # Bytes of one tile's features and responsibilities. Measured on two cores sharing 32 MiB of L3:
 # smaller tiles lose to the interpreter's overhead, of which compiled loops have less, larger ones

@@ -120,8 +120,7 @@ def fit_candidates(
         reserved_bytes=reserved,
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
-    largest = max(parameters, key=lambda one: one.n_components)
-    placed = largest.device_with_reason(dataset.n_rows)
+    placed = max(parameters, key=_n_components).device_with_reason(dataset.n_rows)
     device = placed[0]
     kept.check_configuration(
         _configuration(estimators, parameters, options)
@@ -176,6 +175,10 @@ def fit_candidates(
             for group, one in zip(_groups(chains, shared.n_init), options, strict=True)
         ]
         return _evaluated(estimators, outcomes, context, steady, split, algorithm.final_policy)
+
+
+def _n_components(parameters: FitParameters) -> int:
+    return parameters.n_components
 
 
 def _context(session: Session, profile: Profile, device: str) -> Context:

@@ -308,6 +308,12 @@ class RowPass(Placed):
         return int(np.prod(self.value_shape, dtype=np.int64)) * self.value_dtype.itemsize
 
     @property
+    def least_dtype(self) -> np.dtype[Any] | None:
+        """The narrowest that holds every label, −1 included; None for other values."""
+        k = self.kernel.members[0].n_components
+        return np.min_scalar_type(-max(k, 1)) if self.output == "labels" else None
+
+    @property
     def value_dtype(self) -> np.dtype[Any]:
         return np.dtype("int64" if self.output == "labels" else self.dtype)
 

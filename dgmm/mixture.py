@@ -112,6 +112,11 @@ class Mixture(Distribution):
             raise InvalidParameterError(
                 f"{len(self.feature_names)} feature names for {self.n_features} features"
             )
+        for name in self.feature_names or ():
+            if self.feature_names.count(name) > 1:  # type: ignore[union-attr]
+                raise InvalidParameterError(
+                    f"feature_names has {name!r} more than once: it would stand for several"
+                )
         if not np.all(np.isfinite(self.means)):
             raise InvalidParameterError("means hold values that are not finite")
         total = float(self.weights.sum())

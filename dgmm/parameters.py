@@ -52,11 +52,12 @@ class FitParameters:
     memory_limit: int | None
 
     def device_for(self, n_rows: int) -> str:
-        """The device for passes over so many rows."""
-        return self.device_with_reason(n_rows)[0]
+        """The device for one pass over so many rows, which repays no compiling."""
+        del n_rows
+        return explain_device(self.device)[0]
 
     def device_with_reason(self, n_rows: int) -> tuple[str, str]:
-        """The device for passes over so many rows, and why it was chosen."""
+        """The device for the passes of a fit to so many rows, and why it was chosen."""
         tight = self.memory_limit is not None and self.memory_limit < _LIMIT_FOR_COMPILING
         return explain_device(self.device, 0 if tight else n_rows * self.n_components)
 

@@ -218,7 +218,8 @@ def _streamed(
             return like(dataset.origin, values)
         from dgmm.data.sink import open_sink
 
-        with open_sink(out, shape, task.value_dtype) as sink:
+        least = getattr(task, "least_dtype", None)
+        with open_sink(out, shape, task.value_dtype, least=least) as sink:
             for _, part in session.stream(task, consumer_bytes=sink.buffer_bytes):
                 sink.write(part)
             return sink.array

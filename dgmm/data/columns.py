@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dgmm.errors import InvalidDtypeError
+from dgmm.errors import InvalidDataError, InvalidDtypeError
 
-__all__ = ["column_names", "disagreement"]
+__all__ = ["check_unique", "column_names", "disagreement"]
 
 _MOST_LISTED = 5
 
@@ -18,10 +18,13 @@ def column_names(columns: Iterable[object]) -> tuple[str, ...] | None:
     ------
     InvalidDtypeError
         If only some are strings, as scikit-learn has it.
+    InvalidDataError
+        If two are the same.
     """
     names = list(columns)
     strings = tuple(name for name in names if isinstance(name, str))
     if names and len(strings) == len(names):
+        check_unique(strings)
         return strings
     if strings:
         kinds = sorted({type(name).__name__ for name in names})
@@ -33,6 +36,20 @@ def column_names(columns: Iterable[object]) -> tuple[str, ...] | None:
             "from your input data, or convert them all to a non-string data type."
         )
     return None
+
+
+def check_unique(names: Sequence[str]) -> None:
+    """Refuse names of which one stands for several columns.
+
+    Raises
+    ------
+    InvalidDataError
+    """
+    for name in names:
+        if (times := list(names).count(name)) > 1:
+            raise InvalidDataError(
+                f"Expected unique column names, got: {name!r} {times} times; rename the columns"
+            )
 
 
 def disagreement(found: Sequence[str], expected: Sequence[str]) -> str | None:

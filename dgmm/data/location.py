@@ -66,6 +66,9 @@ class Location:
         if not isinstance(text, str):
             raise InvalidParameterError(f"a path must be text, got {text!r}")
         text = re.sub(r"^(file|local)://", "", text)
+        if not text.strip():
+            # The folder that a program happens to run in is nobody's data.
+            raise InvalidParameterError("the path is empty; name a file, a folder or a URL")
         if _SCHEME.match(text):
             return cls(text.rstrip("/"), dict(storage_options or {}))
         if storage_options:

@@ -30,6 +30,9 @@ _DELETES_AT_A_TIME = 64
 
 # Rows handed to a sink that are written at once although no chunk is larger, and what Zarr's own
 # objects and threads take, as measured.
+# Names of files of another format, which would become folders.
+_NOT_ZARR = (".npy", ".npz", ".parquet", ".csv")
+
 _PIECE_BYTES = 4 * 2**20
 _SLACK = 4 * 2**20
 
@@ -222,6 +225,7 @@ def open_sink(
     *,
     chunk_rows: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    least: Any = None,
 ) -> ZarrSink:
     """A sink for results, one row for each row of the data.
 
@@ -238,6 +242,8 @@ def open_sink(
         Rows in a chunk of a new array; by default as many as 16 MiB hold.
     storage_options : dict, optional
         Options for fsspec, for a URL.
+    least : dtype, optional
+        What the dtype of a given array has to hold; by default float32 or int32.
 
     Returns
     -------
@@ -257,7 +263,7 @@ def open_sink(
     from dgmm.data.zarr import place_of
 
     if isinstance(out, zarr.Array):
-        return ZarrSink(_checked(out, shape, np.dtype(dtype)), place_of(out)[0])
+        return ZarrSink(_checked(out, shape, np.dtype(dtype), least), place_of(out)[0])
     replacing = isinstance(out, Replacing)
     if isinstance(out, Replacing):
         out = out.place
@@ -266,17 +272,24 @@ def open_sink(
             f"out must be a path, a URL or a zarr.Array, got {type(out).__name__}"
         )
     location = Location.of(out, storage_options)
+    if location.name.lower().endswith(_NOT_ZARR):
+        raise InvalidParameterError(
+            f"{location.name}: results are written as Zarr arrays; name a place such as result.zarr"
+        )
     row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
     rows = chunk_rows or min(units_within(1, row_bytes, DEFAULT_BLOCK_BYTES), max(shape[0], 1))
     array = _created(location, shape, dtype, rows, replacing)
     return ZarrSink(array, location, made_here=True)
 
 
-def _checked(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    if tuple(array.shape) != tuple(shape) or not np.can_cast(dtype, array.dtype, "same_kind"):
+def _checked(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any], least: Any) -> Any:
+    usual = np.dtype("float32" if dtype.kind == "f" else "int32")
+    least = min(usual, dtype, key=lambda one: one.itemsize) if least is None else np.dtype(least)
+    fits = np.can_cast(dtype, array.dtype, "same_kind") and np.can_cast(least, array.dtype, "safe")
+    if tuple(array.shape) != tuple(shape) or not fits or array.dtype.kind not in "if":
         raise InvalidParameterError(
             f"out has shape {array.shape} and dtype {array.dtype}; the result has shape {shape} "
-            f"and dtype {dtype}"
+            f"and dtype {dtype}, and takes at least {least}"
         )
     if array.read_only:
         raise InvalidParameterError("out was opened for reading only; open it with mode='r+'")

@@ -259,3 +259,41 @@ def test_given_array_is_checked(tmp_path):
         open_sink(zarr.open_array(tmp_path / "x", mode="r"), (10, 2), "f4")
     with pytest.raises(InvalidParameterError, match="must be a path"):
         open_sink(5, (10, 2), "f4")
+
+
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "float16", "U3"])
+def test_labels_that_would_not_fit_are_refused(dtype):
+    array = zarr.create_array({}, shape=(4,), dtype=dtype, chunks=(4,))
+    with pytest.raises(InvalidParameterError, match="takes at least int16"):
+        open_sink(array, (4,), "int64", least=np.min_scalar_type(-200))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64"])
+def test_labels_that_fit_may_be_narrow(dtype):
+    array = zarr.create_array({}, shape=(2,), dtype=dtype, chunks=(2,))
+    with open_sink(array, (2,), "int64", least=np.min_scalar_type(-200)) as sink:
+        sink.write(np.array([-1, 199]))
+    assert array[:].tolist() == [-1, 199]
+
+
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize("dtype", ["float16", "int64", "U8"])
+def test_densities_are_not_narrowed_beyond_float32(dtype):
+    array = zarr.create_array({}, shape=(4,), dtype=dtype, chunks=(4,))
+    with pytest.raises(InvalidParameterError, match="takes at least float32"):
+        open_sink(array, (4,), "float64")
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "labels.parquet", "labels.CSV"])
+def test_a_name_of_another_format_makes_no_folder(tmp_path, name):
+    with pytest.raises(InvalidParameterError, match="written as Zarr"):
+        open_sink(tmp_path / name, (4,), "int64")
+    assert not (tmp_path / name).exists()
+
+
+def test_an_empty_path_is_no_place():
+    with pytest.raises(InvalidParameterError, match="the path is empty"):
+        open_sink("", (4,), "int64")
+    with pytest.raises(InvalidParameterError, match="the path is empty"):
+        open_dataset("")

@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster
 from sklearn.base import clone
 
 import dgmm
+from dgmm.parameters import check_parameters
 
 X = np.random.default_rng(0).normal(size=(1000, 4)) + 5.0 * (np.arange(1000) % 2)[:, None]
 
@@ -197,3 +198,29 @@ def test_the_chunks_of_a_result_are_projected(engine: str, tmp_path: Path) -> No
     narrow.set_params(memory_limit=limit)
     with pytest.raises(dgmm.MemoryLimitError, match=r"buffers of the consumer 132 MiB.*chunks"):
         narrow.score_samples(rows, out=large)
+
+
+def test_labels_of_many_components_need_room(tmp_path: Path) -> None:
+    k = 200
+    means = np.arange(k, dtype=float)[:, None] * 10
+    gm = dgmm.GaussianMixture.from_parameters(np.full(k, 1 / k), means, np.ones((k, 1, 1)))
+    narrow = zarr.create_array(tmp_path / "n.zarr", shape=(k,), chunks=(k,), dtype="i1")
+    with pytest.raises(dgmm.InvalidParameterError, match="takes at least int16"):
+        gm.predict(means, out=narrow)
+
+
+def test_one_pass_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgmm.arrays._WORTH_COMPILING", 1)
+    monkeypatch.setattr("dgmm.arrays._gpu_count", lambda: 0)
+    parameters = check_parameters(dgmm.GaussianMixture(2))
+    assert parameters.device_for(10**9) == "cpu"
+    assert parameters.device_with_reason(10**9)[0] == "cpu-compiled"
+
+
+def test_a_name_stands_for_one_column() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(np.zeros((5, 3)), columns=["a", "a", "b"])
+    with pytest.raises(ValueError, match=r"unique column names, got: 'a' 2 times"):
+        dgmm.GaussianMixture(1).fit(frame)
+    with pytest.raises(dgmm.InvalidParameterError, match="'a' more than once"):
+        dgmm.Mixture([1.0], [[1.0, 2.0]], [np.eye(2)], feature_names=["a", "a"])

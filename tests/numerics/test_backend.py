@@ -181,14 +181,14 @@ def test_a_fit_has_the_same_bits_on_any_number_of_threads(name):
 
 def test_auto_compiles_where_it_pays(monkeypatch):
     monkeypatch.setattr(arrays, "_gpu_count", lambda: 0)
-    assert resolve_device("auto", 10**8) == COMPILED
+    assert resolve_device("auto", 10**9) == COMPILED
     assert resolve_device("auto", 10**4) == "cpu"
-    assert resolve_device("cpu", 10**8) == "cpu"
+    assert resolve_device("cpu", 10**9) == "cpu"
     assert isinstance(backend_of(COMPILED), CompiledBackend)
 
 
 def test_without_numba_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    assert resolve_device("auto", 10**8) == "cpu"
+    assert resolve_device("auto", 10**9) == "cpu"
     with pytest.raises(dgmm.MissingDependencyError, match=r"dgmm\[compiled\]"):
         compiled.require()
