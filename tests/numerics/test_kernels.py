@@ -17,6 +17,8 @@ from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.guard import Level
+from dgmm.posterior import Posterior
+from dgmm.scalars import Scalars
 from dgmm.testing.families import evaluate, frames_around, row_values
 from tests.numerics.problems import blobs, random_mixture, rows_of
 
@@ -226,3 +228,14 @@ def test_coefficients_of_a_product_are_finite():
     for level in (Level.FLOAT32, Level.FLOAT64):
         (kernel,) = plan_batch([none], [level], frames_around(none))
         assert np.all(np.isfinite(kernel.blocks[0].theta))
+
+
+def test_densities_whose_sum_alone_is_not_finite_name_the_least():
+    scalars = Scalars(Backend(np))
+    rows = Rows(np.arange(5.0)[:, None], first_row=10)
+    density = np.array([0.0, -1e308, -1.2e308, -1.0, -1e308])
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(InvalidDataError, match="row 12 has no finite log density"),
+    ):
+        scalars.add(Posterior(density, np.zeros(5)), None, rows)
