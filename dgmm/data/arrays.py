@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 
 from dgmm.data.columns import column_names
-from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
+from dgmm.data.dataset import (
+    DEFAULT_BLOCK_BYTES,
+    Block,
+    Dataset,
+    Rows,
+    check_dtype,
+    fingerprint_of,
+    part_rows,
+)
 from dgmm.data.location import Location
 from dgmm.data.objects import real_numbers
-from dgmm.data.planning import check_two_dimensional, equal_ranges
+from dgmm.data.planning import check_two_dimensional, equal_ranges, resident_block_bytes
 from dgmm.data.stamps import FileMark, Stamp, changed, mark_of_path, stamp_of
 from dgmm.errors import DamagedBlockError, InvalidDataError, InvalidDtypeError, SourceError
 
@@ -124,7 +132,9 @@ class FileBlock(Block):
             buffer, position = buffer[count:], position + count
 
 
-def open_array(source: Any, block_bytes: int, names: tuple[str, ...] | None = None) -> Dataset:
+def open_array(
+    source: Any, block_bytes: int | None, names: tuple[str, ...] | None = None
+) -> Dataset:
     """An array, or anything that NumPy makes one of.
 
     Parameters
@@ -132,8 +142,8 @@ def open_array(source: Any, block_bytes: int, names: tuple[str, ...] | None = No
     source : array_like of shape (n_rows, n_features)
         A memory map of a file is read through the file, block by block. The others are kept as
         views; their fingerprint covers shape, dtype and 256 rows spread over the array.
-    block_bytes : int
-        Bytes of rows in a block.
+    block_bytes : int or None
+        Bytes of rows in a block; None: what suits rows in memory.
     names : tuple of str, optional
         Names of the columns.
 
@@ -153,8 +163,10 @@ def open_array(source: Any, block_bytes: int, names: tuple[str, ...] | None = No
     check_two_dimensional(array.shape)
     mapped = _mapped_file(source)
     if mapped is not None:
-        return replace(_file_dataset(array, *mapped, block_bytes), origin=source)
+        size = block_bytes or DEFAULT_BLOCK_BYTES
+        return replace(_file_dataset(array, *mapped, size), origin=source)
     rows = np.asarray(array)
+    block_bytes = block_bytes or resident_block_bytes(rows.nbytes)
     blocks = tuple(
         ArrayBlock(start, stop - start, rows.shape[1], rows.dtype, rows[start:stop])
         for start, stop in _ranges(rows, block_bytes)
@@ -162,8 +174,8 @@ def open_array(source: Any, block_bytes: int, names: tuple[str, ...] | None = No
     return _dataset(rows, blocks, block_bytes, _content(rows), names=names, origin=source)
 
 
-def open_table(source: Any, block_bytes: int) -> Dataset:
-    """A data frame: anything with ``columns`` and ``to_numpy()``.
+def open_table(source: Any, block_bytes: int | None) -> Dataset:
+    """A data frame: anything with ``columns`` and ``to_numpy()``; see :func:`open_array`.
 
     Raises
     ------

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
-    "RESIDENT_BLOCK_BYTES",
+    "PERSISTED_BLOCK_BYTES",
     "Block",
     "Dataset",
     "Part",
@@ -35,8 +35,8 @@ __all__ = [
 # 16 MiB keeps a thread busy for many tiles and lets a 256 MiB limit hold several blocks.
 DEFAULT_BLOCK_BYTES = 16 * 2**20
 
-# Rows in memory cost nothing to read: parts of a few tiles keep all threads busy to the end.
-RESIDENT_BLOCK_BYTES = 2**20
+# Chunks that workers hold cost nothing to read, and would move if they were joined.
+PERSISTED_BLOCK_BYTES = 2**20
 
 # In parts of 16 MiB, 128 TiB.
 _MOST_PARTS = 2**23

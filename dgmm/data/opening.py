@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
-from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, RESIDENT_BLOCK_BYTES, Dataset
+from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, PERSISTED_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
 from dgmm.data.parquet_files import holds_parquet, is_parquet_name
 from dgmm.data.skipping import policy_of, skipping, unskipped
@@ -39,9 +39,9 @@ class _Options:
         return self.asked_bytes or DEFAULT_BLOCK_BYTES
 
     @property
-    def resident_bytes(self) -> int:
-        """Of a block that is in memory."""
-        return self.asked_bytes or RESIDENT_BLOCK_BYTES
+    def persisted_bytes(self) -> int:
+        """Of a block that workers hold."""
+        return self.asked_bytes or PERSISTED_BLOCK_BYTES
 
 
 def open_dataset(
@@ -78,9 +78,10 @@ def open_dataset(
         numeric, but those that pandas takes for an index and those that folders name.
     block_bytes : int or str, optional
         About how much to read at a time, as a number or as in ``"16MiB"``. Stored chunks are
-        joined up to it; a larger chunk is read whole. By default 16 MiB, and 1 MiB for rows in
-        memory, which cost nothing to read and are better shared among threads in small parts. For
-        a Dask array that is persisted on a cluster also 1 MiB: larger chunks stay where they are.
+        joined up to it; a larger chunk is read whole. By default 16 MiB, and 0.5 to 4 MiB for rows
+        in memory, the more the more rows there are: they cost nothing to read and are better shared
+        among threads in small parts. For a Dask array that is persisted on a cluster 1 MiB: larger
+        chunks stay where they are.
     storage_options : dict, optional
         Options for fsspec, for a URL. Never shown.
     on_missing_chunk : {'raise', 'fill'}, default='raise'
@@ -204,7 +205,7 @@ def _dask(source: Any, options: _Options) -> Dataset:
         )
     # Chunks that are joined would move between workers in every pass.
     held = is_persisted(source)
-    return open_dask(source, options.resident_bytes if held else options.block_bytes)
+    return open_dask(source, options.persisted_bytes if held else options.block_bytes)
 
 
 def _sparse(_source: Any, _options: _Options) -> Dataset:
@@ -221,13 +222,13 @@ def _lazy_frame(source: Any, _options: _Options) -> Dataset:
 
 
 def _table(source: Any, options: _Options) -> Dataset:
-    return open_table(source, options.resident_bytes)
+    return open_table(source, options.asked_bytes)
 
 
 def _array(source: Any, options: _Options) -> Dataset:
     # A memory map is rows in a file, which have to be read.
     is_map = isinstance(source, np.memmap)
-    return open_array(source, options.block_bytes if is_map else options.resident_bytes)
+    return open_array(source, options.block_bytes if is_map else options.asked_bytes)
 
 
 def _on_device(source: Any, options: _Options) -> Dataset:

@@ -17,11 +17,27 @@ __all__ = [
     "checked_ranges",
     "equal_ranges",
     "joined_ranges",
+    "resident_block_bytes",
     "units_within",
 ]
 
 # Blocks of 16 MiB would be 64 TiB.
 _MOST_BLOCKS = 2**22
+
+
+def resident_block_bytes(nbytes: int) -> int:
+    """Of a block of rows that are in memory and cost nothing to read.
+
+    About 1 MiB. Less where that would leave threads with unequal shares of few blocks, more where
+    there are hundreds: each costs about 0.1 ms beyond its arithmetic.
+
+    Parameters
+    ----------
+    nbytes : int
+        Of all rows.
+    """
+    few, many = min(nbytes // 8, 2**20), min(nbytes // 128, 2**22)
+    return max(few, many, 2**19)
 
 
 def units_within(unit_rows: int, row_bytes: int, size: int) -> int:

@@ -221,6 +221,8 @@ class Cluster:
             What a task raised, as it is.
         """
         left = dict(futures)
+        # A future that is released counts as cancelled: it must not be waited for any more.
+        waited = list(left.values())
 
         def fetch() -> None:
             done = [place for place, one in left.items() if one.status == "finished"]
@@ -235,10 +237,11 @@ class Cluster:
             found.update(zip(done, values, strict=True))
             for place in done:
                 # Still wanted, it would be made again when its worker dies.
-                left.pop(place).release()
+                waited.remove(future := left.pop(place))
+                future.release()
 
         while left:
-            self.finish(graph, list(left.values()), workers, fetch)
+            self.finish(graph, waited, workers, fetch)
             fetch()
 
     def finish(

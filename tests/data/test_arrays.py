@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dgmm.data.arrays import ArrayBlock, FileBlock
 from dgmm.data.opening import open_dataset
+from dgmm.data.planning import resident_block_bytes
 from dgmm.errors import (
     DamagedBlockError,
     DataChangedError,
@@ -189,3 +190,17 @@ def test_npy_that_went_away(tmp_path):
     (tmp_path / "x.npy").unlink()
     with pytest.raises(DataChangedError, match=r"rows 0 to 9 changed .* and is in no file"):
         block.read()
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "block"),
+    [(1000, 2**19), (2**22, 2**19), (6 * 2**20, 6 * 2**17), (2**25, 2**20), (2**29, 2**22)],
+)
+def test_rows_in_memory_are_cut_by_how_many_there_are(nbytes, block):
+    assert resident_block_bytes(nbytes) == block
+    rows = np.broadcast_to(np.float64(1.0), (nbytes // 8, 1))
+    sizes = [one.nbytes for one in open_dataset(rows).blocks]
+    assert set(sizes[:-1]) <= {block}
+    assert sizes[-1] <= block
+    asked = open_dataset(rows, block_bytes=4096)
+    assert {one.nbytes for one in asked.blocks} <= {4096, nbytes % 4096}

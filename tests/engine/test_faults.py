@@ -100,6 +100,23 @@ def test_a_pickle_keeps_the_timeouts() -> None:
 # ------------------------------------------------------------------------------------- progress
 
 
+def test_results_are_fetched_while_others_are_waited_for(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until, gather = tmp_path / "go", client.gather
+
+    def fetching(*arguments: Any, **options: Any) -> Any:
+        until.touch()
+        return gather(*arguments, **options)
+
+    monkeypatch.setattr(client, "gather", fetching)
+    data = toy((9, 9, 9, 9))
+    with DaskEngine(client).session(data) as session:
+        found = session.run(WaitingTask(row=35, until=str(until)))
+        assert session.counters.retries == 0
+        assert found.total == session.run(ToyTask()).total
+
+
 def test_a_pass_that_gets_nowhere_is_an_error_that_names_it(client: Client, tmp_path: Path) -> None:
     until = tmp_path / "go"
     engine = DaskEngine(client, progress_timeout=3, worker_timeout=1000)
