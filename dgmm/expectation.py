@@ -122,11 +122,17 @@ class BatchPass(Placed):
             max(kernel.workspace_bytes(backend), fused_bytes(kernel, backend))
             for kernel in self.kernels
         )
-        # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
+        # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row,
+        # and to find its likeliest component, NumPy copies the densities of all.
         copies = (
-            8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6) for kernel in self.kernels
+            8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6 + self._searched(kernel))
+            for kernel in self.kernels
         )
         return own + max(copies, default=0)
+
+    def _searched(self, kernel: Kernel) -> int:
+        plain = all(isinstance(one, Expectation) for one in self._policies_of(kernel))
+        return 0 if plain else max(member.n_components for member in kernel.members)
 
     @property
     def result_bytes(self) -> int:
@@ -292,8 +298,11 @@ class RowPass(Placed):
         backend = backend_of(self.device)
         # The fallback's buffers are there beside the others, as long as it takes.
         used = [self.kernel] if self.fallback is None else [self.kernel, self.fallback]
-        # Of a tile with bad rows, or one that has to come from a device, there is a copy.
-        copies = 8 * self.kernel.tile_rows(backend) * (self.kernel.frame.n_features + 2)
+        # Of a tile with bad rows, or one that has to come from a device, there is a copy; to find
+        # the likeliest component, NumPy copies the densities of all.
+        searched = self.kernel.members[0].n_components if self.output == "labels" else 0
+        per_row = self.kernel.frame.n_features + 2 + searched
+        copies = 8 * self.kernel.tile_rows(backend) * per_row
         return sum(kernel.workspace_bytes(backend) for kernel in used) + copies
 
     @property
