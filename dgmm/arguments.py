@@ -14,9 +14,25 @@ import numpy as np
 
 from dgmm.fixed import Fixed
 
-__all__ = ["restored_arguments", "saved_arguments"]
+__all__ = ["RUNNING", "restored_arguments", "saved_arguments"]
 
 Array = np.ndarray[Any, Any]
+
+RUNNING = (
+    "engine",
+    "device",
+    "dtype",
+    "memory_limit",
+    "verbose",
+    "verbose_interval",
+    "checkpoint",
+    "checkpoint_every",
+    "resume",
+)
+"""Arguments that say where and how passes run, not what a fit does; :func:`load_state` keeps them.
+
+``dtype`` is in a model file all the same, for the model that is read.
+"""
 
 # In every file.
 _PLAIN = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "warm_start", "random_state")

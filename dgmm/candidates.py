@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.chains import none_left
 from dgmm.checkpoint import StopRequest
 from dgmm.constraints import check_concentration, check_start
 from dgmm.data.dataset import Dataset
@@ -46,6 +47,7 @@ from dgmm.record import FitEvent
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
 from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
 from dgmm.statistics import BatchStatistics, SufficientStatistics
+from dgmm.steady import steadied
 from dgmm.variants import Algorithm
 
 __all__ = ["Candidate", "fit_candidates"]
@@ -66,7 +68,7 @@ class Candidate:
     held : SufficientStatistics or None
         On the rows held out, if there are such.
     reason : str
-        Why there is no outcome.
+        Why there is no outcome: all restarts collapsed, or were given up for an empty component.
     """
 
     estimator: Any
@@ -118,21 +120,22 @@ def fit_candidates(
         reserved_bytes=reserved,
     )
     split = None if holdout is None else _split(dataset, seeds, holdout)
-    placed = shared.device_with_reason(dataset.n_rows)
+    largest = max(parameters, key=lambda one: one.n_components)
+    placed = largest.device_with_reason(dataset.n_rows)
     device = placed[0]
     kept.check_configuration(
         _configuration(estimators, parameters, options)
         | {"device": device.partition(":")[0], "holdout": holdout}
     )
     with meter, single_threaded_blas(), opened:
-        session: Session = opened if split is None else FittedSide(opened, split)
-        profile = session.run(task if split else profile_on(task, device)).total
+        profile = _fitted_side(opened, split).run(task if split else profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
         _check_enough(profile, parameters, split, options)
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        context = Context(session, frames_of(profile, dataset.dtype), profile, device)
+        steady = steadied(opened, profile.n_rows)
+        context = _context(_fitted_side(steady, split), profile, device)
         chains = kept.chains
         if chains is None:
             level = first_level(dataset.dtype, shared.dtype, device)
@@ -172,7 +175,15 @@ def fit_candidates(
             _outcome(group, profile, opened, engine, placed, meter, regime, kept, one.fixed)
             for group, one in zip(_groups(chains, shared.n_init), options, strict=True)
         ]
-        return _evaluated(estimators, outcomes, context, opened, split, algorithm.final_policy)
+        return _evaluated(estimators, outcomes, context, steady, split, algorithm.final_policy)
+
+
+def _context(session: Session, profile: Profile, device: str) -> Context:
+    return Context(session, frames_of(profile, session.dataset.dtype), profile, device)
+
+
+def _fitted_side(session: Session, split: Split | None) -> Session:
+    return session if split is None else FittedSide(session, split)
 
 
 def _started(parameters: Sequence[FitParameters], chains: Sequence[Chain]) -> FitEvent:
@@ -308,12 +319,12 @@ def _outcome(
     regime: str,
     kept: FitCheckpoints,
     fixed: Fixed,
-) -> FitOutcome | str:
+) -> FitOutcome | SingularMixtureError:
     """How a candidate went, or why it has no winner."""
     try:
         winner = best_chain(group)
-    except SingularMixtureError:
-        return "; ".join(dict.fromkeys(chain.reason for chain in group))
+    except SingularMixtureError as error:
+        return type(error)("; ".join(dict.fromkeys(chain.reason for chain in group)))
     return FitOutcome(
         chain=winner,
         chains=tuple(group),
@@ -332,7 +343,7 @@ def _outcome(
 
 def _evaluated(
     estimators: Sequence[Any],
-    outcomes: Sequence[FitOutcome | str],
+    outcomes: Sequence[FitOutcome | SingularMixtureError],
     context: Context,
     session: Session,
     split: Split | None,
@@ -340,8 +351,7 @@ def _evaluated(
 ) -> list[Candidate]:
     live = [one for one in outcomes if isinstance(one, FitOutcome)]
     if not live:
-        reasons = "; ".join(str(one) for one in outcomes)
-        raise SingularMixtureError(f"every restart of every candidate collapsed: {reasons}")
+        raise none_left([one for one in outcomes if not isinstance(one, FitOutcome)])
     mixtures = [one.chain.mixture for one in live]
     levels = [
         safe_level(mixture, context.frames, one.chain.level)
@@ -351,7 +361,7 @@ def _evaluated(
     return [
         Candidate(estimator, one, *next(found))
         if isinstance(one, FitOutcome)
-        else Candidate(estimator, reason=one)
+        else Candidate(estimator, reason=str(one))
         for estimator, one in zip(estimators, outcomes, strict=True)
     ]
 

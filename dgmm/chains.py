@@ -15,7 +15,7 @@ from dgmm.guard import Level
 from dgmm.mixture import Mixture
 from dgmm.record import RestartRecord
 
-__all__ = ["ILL_DEFINED", "Chain", "Emptied", "best_chain"]
+__all__ = ["ILL_DEFINED", "Chain", "Emptied", "best_chain", "none_left"]
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -233,3 +233,11 @@ def best_chain(chains: Sequence[Chain]) -> Chain:
             f"definite too. All {len(chains)} restarts retired: {reasons}"
         )
     return max(live, key=lambda chain: (chain.status != "halved", chain.lower_bound))
+
+
+def none_left(errors: Sequence[SingularMixtureError]) -> SingularMixtureError:
+    """The error of a selection, from those of all its candidates."""
+    reasons = "; ".join(str(one) for one in errors)
+    if any(isinstance(one, EmptyComponentError) for one in errors):
+        return EmptyComponentError(f"every restart of every candidate was given up: {reasons}")
+    return SingularMixtureError(f"every restart of every candidate collapsed: {reasons}")

@@ -38,7 +38,7 @@ from dgmm.record import FitEvent, FitRecord
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
 from dgmm.sources import open_rows
 from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
-from dgmm.steady import SteadySession
+from dgmm.steady import steadied
 from dgmm.variants import Algorithm
 
 __all__ = [
@@ -138,9 +138,7 @@ def fit_dataset(
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        steady: Any = session
-        if dataset.skipping is not None:
-            steady = SteadySession(session, profile.n_rows)
+        steady = steadied(session, profile.n_rows)
         context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
         level = first_level(dataset.dtype, parameters.dtype, device)
         chains = kept.chains

@@ -159,6 +159,11 @@ class Sided:
     fitted: SufficientStatistics
     held: SufficientStatistics
 
+    @property
+    def n_rows(self) -> int:
+        """Rows that were fitted to: those that a profile counts."""
+        return self.fitted.n_rows
+
     def merge(self, other: Sided) -> Sided:
         """Statistics of both sets of rows, side by side."""
         return Sided(self.fitted.merge(other.fitted), self.held.merge(other.held))

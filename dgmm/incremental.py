@@ -10,6 +10,7 @@ import numpy as np
 
 from dgmm.columns import check_columns, record_columns
 from dgmm.constraints import check_fixed, check_start
+from dgmm.covariance import family_of
 from dgmm.data.dataset import Dataset
 from dgmm.device_profile import profile_on
 from dgmm.em import Context, frames_of
@@ -178,6 +179,7 @@ def _checked_step(schedule: Any, step: int) -> float:
 def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
     if not is_first:
         check_columns(estimator, dataset)
+        _check_same_shape(estimator)
     inverse = estimator.precisions_init is not None
     given = all(
         getattr(estimator, name) is not None or (name == "covariances_init" and inverse)
@@ -195,6 +197,19 @@ def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
             f"{dataset.n_rows}: the first batch is what the mixture starts from; make it larger, "
             f"or pass {', '.join(_STARTS)}"
         )
+
+
+def _check_same_shape(estimator: Any) -> None:
+    """Refuse to go on with a mixture of another shape than the arguments say."""
+    mixture: Mixture = estimator.mixture_
+    wanted = (estimator.n_components, family_of(estimator.covariance_type).name)
+    found = (mixture.n_components + len(estimator._dropped), mixture.covariance_type)
+    for name, one, other in zip(("n_components", "covariance_type"), found, wanted, strict=True):
+        if one != other:
+            raise InvalidParameterError(
+                f"partial_fit goes on with a mixture whose {name} is {one!r}, and {name}="
+                f"{other!r} is asked for; set it to {one!r}, or begin anew with fit"
+            )
 
 
 def _advance(

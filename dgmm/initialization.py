@@ -10,6 +10,7 @@ iteration. 'k-means||' reads the full data: :mod:`dgmm.scalable_kmeans`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ def initial_mixture(
     options: MaximizationOptions,
     seed: np.random.SeedSequence,
     known: Sample | None = None,
+    weight: float | None = None,
 ) -> Mixture:
     """The start of one restart.
 
@@ -90,6 +92,8 @@ def initial_mixture(
     known : Sample, optional
         Rows whose component is known. If there are some, they say where the components are and
         which number each has, whatever the method (:mod:`dgmm.seeding`).
+    weight : float, optional
+        As in :func:`mixture_from`.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def initial_mixture(
         Possibly with singular components, if ``options`` do not prevent them.
     """
     weights_of = starting_weights(sample, n_components, method=method, seed=seed, known=known)
-    return mixture_from(sample, family, n_components, weights_of, options)
+    return mixture_from(sample, family, n_components, weights_of, options, weight)
 
 
 def starting_weights(
@@ -149,13 +153,21 @@ def mixture_from(
     n_components: int,
     weights_of: Weights,
     options: MaximizationOptions,
+    weight: float | None = None,
 ) -> Mixture:
-    """The M-step of :func:`starting_weights`."""
+    """The M-step of :func:`starting_weights`.
+
+    ``weight`` is what all rows count for, so that priors are set against them and not against the
+    sample; None: against the sampled rows, each as one.
+    """
     x, origin = _centred(sample)
     shares = sample.shares
     if shares is not None:
         weights_of = _weighted(weights_of, shares)
     statistics = _statistics(x, origin, weights_of, n_components, family)
+    if weight is not None and options.priors:
+        share = weight / statistics.weight
+        statistics = replace(statistics, moments=share * statistics.moments, weight=weight)
     return maximize(statistics, family, options).mixture
 
 

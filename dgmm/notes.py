@@ -11,6 +11,7 @@ from dgmm.notices import warn_user
 from dgmm.profile import Profile
 
 __all__ = [
+    "emptied_notes",
     "notes_of",
     "warn_of_constants",
     "warn_of_dropped",
@@ -94,16 +95,22 @@ def notes_of(profile: Profile, chains: Sequence[Chain]) -> tuple[str, ...]:
     if profile.skipped.rows:
         notes.append(f"skipped: {profile.skipped}")
     for i, chain in enumerate(chains):
-        notes.extend(f"restart {i}: {one} (without rows)" for one in _listed(chain))
-        if chain.empty:
-            names = ", ".join(str(k) for k in sorted(chain.empty))
-            notes.append(
-                f"restart {i}: components {names} were without rows; what no prior "
-                "determines of them stayed as it was"
-            )
+        notes.extend(f"restart {i}: {one}" for one in emptied_notes(chain))
         if chain.reason:
             notes.append(f"restart {i} retired: {chain.reason}")
     return tuple(notes)
+
+
+def emptied_notes(chain: Chain) -> list[str]:
+    """What became of components without rows, numbered as in the start."""
+    notes = [f"{one} (without rows)" for one in _listed(chain)]
+    if chain.empty:
+        names = ", ".join(str(k) for k in sorted(chain.empty))
+        notes.append(
+            f"components {names} were without rows; what no prior determines of them stayed as it "
+            "was"
+        )
+    return notes
 
 
 def _listed(chain: Chain) -> list[str]:

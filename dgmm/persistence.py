@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.arguments import restored_arguments, saved_arguments
+from dgmm.arguments import RUNNING, restored_arguments, saved_arguments
 from dgmm.arrays import resolve_device
 from dgmm.constraints import check_fixed
 from dgmm.covariance import family_of
@@ -41,19 +41,20 @@ def load_state(estimator: Any, state: Any) -> None:
     """
     try:
         mixture = _mixture(state, state)
-        arguments = restored_arguments(state, state["arguments"])
-        scratch = type(estimator)(mixture.n_components)
+        scratch = type(estimator)(
+            n_components=mixture.n_components,
+            covariance_type=mixture.covariance_type,
+            **restored_arguments(state, state["arguments"]),
+        )
         _set_fit(scratch, mixture, state)
     except (KeyError, TypeError, ValueError, DgmmError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise InvalidParameterError(f"the state does not describe a fitted mixture: {what}") from (
             error
         )
-    estimator.set_params(
-        n_components=mixture.n_components,
-        covariance_type=mixture.covariance_type,
-        **arguments,
-    )
+    # Also those that the state does not name: what this one was told to hold, say, was not held.
+    taken = scratch.get_params(deep=False)
+    estimator.set_params(**{name: taken[name] for name in taken if name not in RUNNING})
     # What an earlier fit left behind would describe another mixture.
     for name in [name for name in vars(estimator) if name.endswith("_")]:
         delattr(estimator, name)
@@ -144,7 +145,8 @@ def _mixture(tensors: Any, facts: Any) -> Mixture:
 def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
     fit = facts["fit"]
     estimator.mixture_ = mixture
-    estimator.__dict__.pop("_dropped", None)
+    for stale in ("_parts", "_stepwise", "_dropped"):
+        estimator.__dict__.pop(stale, None)
     estimator._fixed = check_fixed(estimator.fixed, mixture.family, mixture.n_components)
     estimator._face_dtype = np.dtype(facts["dtype"]).name
     estimator.converged_ = bool(fit["converged"])

@@ -53,6 +53,10 @@ class Priors:
     covariance: Array | None = None
     degrees_of_freedom: Array | None = None
 
+    def __bool__(self) -> bool:
+        """True if there is one of any kind."""
+        return any(value is not None for value in vars(self).values())
+
     def added_to(self, counts: Array) -> Array:
         """n + α − 1: what the mode of the weights is proportional to."""
         if self.weight_concentration is None:

@@ -138,7 +138,9 @@ class FitRecord:
     def log_likelihood(self) -> float:
         """Log-likelihood per row of the restart that was kept, in nats, without priors."""
         kept = (one for one in self.restarts if one.status != "retired")
-        return max(kept, key=lambda one: one.lower_bound).log_likelihood
+        # As dgmm.chains.best_chain: hopeless ones come last, wherever they stopped.
+        best = max(kept, key=lambda one: (one.status != "halved", one.lower_bound))
+        return best.log_likelihood
 
 
 def kept_restart(restarts: Sequence[RestartRecord], lower_bound: float) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any, overload
@@ -17,7 +17,7 @@ from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 from dgmm.estimator import GaussianMixture
 from dgmm.fitting import open_rows
-from dgmm.notes import warn_of_emptied
+from dgmm.notes import emptied_notes, warn_of_emptied
 from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters
 from dgmm.plotting import plot_criterion
@@ -53,6 +53,8 @@ class SelectionRow:
     n_iter : int
     reason : str
         Why there are no numbers (NaN): all restarts collapsed.
+    notes : str
+        What became of components that were left without rows.
     """
 
     covariance_type: str
@@ -66,6 +68,7 @@ class SelectionRow:
     converged: bool
     n_iter: int
     reason: str = ""
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,8 @@ def select_model(
         If an argument is out of range, or options are not those of an estimator.
     SingularMixtureError
         If every restart of every candidate collapsed.
+    EmptyComponentError
+        If all were given up, with ``empty_components="raise"``.
 
     Examples
     --------
@@ -308,8 +313,10 @@ def _estimators(
     covariance_types: str | Iterable[str],
 ) -> list[GaussianMixture]:
     """One for each number of components and family, families side by side."""
-    counts: Any = n_components if _is_collection(n_components) else [n_components]
-    names: Any = covariance_types if _is_collection(covariance_types) else [covariance_types]
+    counts, names = _listed(n_components), _listed(covariance_types)
+    for k in counts:
+        if not isinstance(k, Hashable):
+            raise InvalidParameterError(f"n_components={k!r}; it must be an integer of at least 1")
     families = list(dict.fromkeys(family_of(name).name for name in names))
     common = template.get_params(deep=False)
     made = [
@@ -322,8 +329,10 @@ def _estimators(
     return made
 
 
-def _is_collection(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str)
+def _listed(value: Any) -> list[Any]:
+    """What an argument lists, or itself; what arrays hold as Python's own values."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
 
 
 def _order(candidate: Candidate, estimators: list[GaussianMixture]) -> tuple[int, int]:
@@ -356,6 +365,7 @@ def _row(candidate: Candidate) -> SelectionRow:
         heldout=nan if held is None else held.log_likelihood / held.weight,
         converged=outcome.chain.status == "converged",
         n_iter=len(outcome.chain.lower_bounds),
+        notes="; ".join(emptied_notes(outcome.chain)),
     )
 
 

@@ -80,12 +80,15 @@ def small_em_start(
     Mixture
         k-means' start where every run collapsed.
     """
-    starts = _starts(profile.sample, family, n_components, options, seed)
+    starts = _starts(profile, family, n_components, options, seed)
     sample = _fewer(profile.sample, family, n_components)
     rows = _rows(sample, profile.weight)
     context = _context(rows, family)
     chains = [Chain(start, level, name=f"try {i}") for i, start in enumerate(starts)]
-    accelerator = Accelerator(profile.weight)
+    # Below 1 the posterior has no upper bound, and accelerated steps would go where it has none.
+    alpha = options.priors.weight_concentration
+    is_bounded = alpha is None or float(alpha.min()) >= 1.0
+    accelerator = Accelerator(profile.weight) if is_bounded else None
     runs = iterate(
         context,
         chains,
@@ -115,7 +118,7 @@ def small_em_bytes(n_features: int, n_components: int, itemsize: int) -> int:
 
 
 def _starts(
-    sample: Sample,
+    profile: Profile,
     family: CovarianceFamily,
     n_components: int,
     options: MaximizationOptions,
@@ -128,7 +131,15 @@ def _starts(
     ]
     methods = ["kmeans", *["k-means++"] * (_TRIES - 1)]
     return [
-        initial_mixture(sample, family, n_components, method=method, options=options, seed=one)
+        initial_mixture(
+            profile.sample,
+            family,
+            n_components,
+            method=method,
+            options=options,
+            seed=one,
+            weight=profile.weight,
+        )
         for method, one in zip(methods, [seed, *own], strict=True)
     ]
 

@@ -136,6 +136,7 @@ class _Sampled:
         self._options = options
         self._candidates, self._seeds = candidates, seeds
         self._sample, self._known = context.profile.sample, context.profile.known
+        self._weight = context.profile.weight
         self._latest: dict[Any, Any] = {}
 
     def find(self, candidate: int, restart: int) -> Mixture:
@@ -154,7 +155,12 @@ class _Sampled:
                 )
             }
         return mixture_from(
-            self._sample, parameters.family, k, self._latest[key], self._options[candidate]
+            self._sample,
+            parameters.family,
+            k,
+            self._latest[key],
+            self._options[candidate],
+            self._weight,
         )
 
 

@@ -7,12 +7,27 @@ fit would change the data under it without a word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from dgmm.engine.base import BlockTask, Reduced, Session
 from dgmm.errors import DataChangedError
 
-__all__ = ["SteadySession"]
+__all__ = ["SteadySession", "steadied"]
+
+
+def steadied(session: Session, n_rows: int) -> Session:
+    """The session, with its passes checked if blocks may be skipped.
+
+    Parameters
+    ----------
+    session : Session
+    n_rows : int
+        Rows that count, by the profile.
+    """
+    if session.dataset.skipping is None:
+        return session
+    # What it does not check it hands on.
+    return cast("Session", SteadySession(session, n_rows))
 
 
 class SteadySession:

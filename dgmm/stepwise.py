@@ -84,6 +84,7 @@ class Retained:
 class Advanced:
     """A step that was taken: what to retain, the new mixture, the old one's bound on the batch.
 
+    The bound is per row, with priors the log posterior, as in a fit of the batch.
     ``emptied`` are the components that have lost their last row by it.
     """
 
@@ -153,7 +154,8 @@ def advance(
         )
     kept = _recentred(Retained(statistics, frames, level, step + 1), found)
     emptied = tuple(k for k in step_taken.empty if mixture.weights[k] > 0.0)
-    return Advanced(kept, found, batch.log_likelihood / batch.weight, batch.n_rows, emptied)
+    bound = (batch.log_likelihood + options.priors.log_density(mixture)) / batch.weight
+    return Advanced(kept, found, bound, batch.n_rows, emptied)
 
 
 def expect(

@@ -61,9 +61,9 @@ def label_option(command: F) -> F:
         command,
         click.option(
             "--labels",
-            metavar="PATH",
-            help="The number of each row's component, -1 where it is unknown: a .npy file or a "
-            "Zarr array (path or URL).",
+            metavar="COLUMN|PATH",
+            help="The number of each row's component, -1 where it is unknown: a column of DATA by "
+            "name (then no feature), a .npy file or a Zarr array (path or URL).",
         ),
     )
 

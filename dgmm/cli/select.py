@@ -22,7 +22,7 @@ from dgmm.cli.options import (
     variant_options,
     weight_option,
 )
-from dgmm.cli.output import skipped
+from dgmm.cli.output import print_line, skipped
 from dgmm.cli.places import check_outputs
 from dgmm.cli.values import component_counts
 
@@ -148,3 +148,7 @@ def _print_table(found: Selection) -> None:
         )
     width = None if sys.stderr.isatty() else _LOG_WIDTH
     Console(file=sys.stderr, width=width).print(table)
+    for row in found.table:
+        # Those of the best are among the notes of its fit.
+        if row.notes and row is not found.best_row:
+            print_line(f"note: {row.covariance_type}, {row.n_components} components: {row.notes}")

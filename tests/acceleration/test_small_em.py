@@ -14,6 +14,7 @@ from dgmm import small_em
 from dgmm.covariance import family_names, family_of
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
+from dgmm.priors import Priors
 from dgmm.row_sample import Sample
 from tests.numerics.problems import blobs, profile_of
 
@@ -40,6 +41,18 @@ def test_it_begins_higher_than_k_means_does(x, name):
         warnings.simplefilter("ignore")
         kmeans.fit(x)
     assert np.mean(start.log_prob(x)) > kmeans.lower_bound_
+
+
+def test_a_posterior_without_an_upper_bound_is_climbed_by_em_alone(x, monkeypatch):
+    def refused(*_):
+        raise AssertionError("accelerated")
+
+    monkeypatch.setattr(small_em, "Accelerator", refused)
+    priors = [Priors(weight_concentration=np.full(6, alpha)) for alpha in (0.5, 2.0)]
+    start = start_on(x, "full", MaximizationOptions(priors=priors[0]))
+    assert not start.singular_components
+    with pytest.raises(AssertionError, match="accelerated"):
+        start_on(x, "full", MaximizationOptions(priors=priors[1]))
 
 
 def test_another_seed_tries_other_starts_and_the_same_one_the_same(x):

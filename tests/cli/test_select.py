@@ -123,3 +123,17 @@ def test_the_table_shows_what_the_criteria_differ_by(dgmm, rows, tmp_path: Path)
     for row in run.record["candidates"]:
         assert f"{row['bic']:.2f}" in run.err
         assert f"{row['log_likelihood']:.6f}" in run.err
+
+
+def test_what_became_of_components_of_every_candidate_is_told(dgmm, tmp_path: Path) -> None:
+    """Two places for rows, and a third component that finds none."""
+    np.save(tmp_path / "x.npy", np.repeat([[0.0, 0.0], [9.0, 5.0]], 100, axis=0))
+    given = ("-k", "2:3", "--covariance-floor", 0.1, "--out", tmp_path / "m")
+    run = dgmm("select", tmp_path / "x.npy", *given)
+    assert run.code == 0, run.err
+    assert run.record["n_components"] == 2
+    two, three = run.record["candidates"]
+    assert two["notes"] == ""
+    assert "components 2 were without rows" in three["notes"]
+    assert f"note: full, 3 components: {three['notes']}" in run.err
+    assert "note: full, 2 components" not in run.err

@@ -190,6 +190,34 @@ def test_a_block_that_is_lost_in_the_middle_of_a_fit(rows, tmp_path, monkeypatch
         model.fit(dataset)
 
 
+@pytest.mark.parametrize("lost_from", ["an iteration", "the last pass"])
+@pytest.mark.parametrize("criterion", ["bic", "heldout"])
+def test_a_block_that_is_lost_in_the_middle_of_a_selection(
+    rows, tmp_path, monkeypatch, criterion, lost_from
+):
+    write(tmp_path / "x", rows, chunks=(500, D), **CHECKED)
+    from dgmm.data.zarr import ZarrHandle
+
+    # A profile, three iterations and the pass of the criteria.
+    whole = 1 if lost_from == "an iteration" else 4
+    reads, read = [], ZarrHandle.read
+
+    def failing(self, start, stop):
+        reads.append(start)
+        if start == 0 and reads.count(0) > whole:
+            raise ValueError("checksum")
+        return read(self, start, stop)
+
+    monkeypatch.setattr(ZarrHandle, "read", failing)
+    monkeypatch.setattr("dgmm.engine.cache.BlockCache.offer", lambda *_: None)
+    with pytest.raises(DataChangedError, match=r"counted \d+ rows, and the first one"):
+        dgmm.select_model(
+            skipping(tmp_path / "x"), [1, 2], criterion=criterion, max_iter=3, tol=0.0,
+            random_state=0, memory_limit="40MiB",
+        )  # fmt: skip
+    assert reads.count(0) >= whole + 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -130,6 +130,21 @@ def test_a_cluster_and_any_number_of_threads_give_the_same_bits(
     assert_array_equal(found[0], found[2])
 
 
+@FAMILIES
+def test_regressions_have_the_same_bits_on_every_engine(client, family, rows, tmp_path) -> None:
+    x = tmp_path / "x.zarr"
+    zarr.create_array(x, data=np.ascontiguousarray(rows[:, [2, 0]]), chunks=(700, 2))
+    found = []
+    for i, engine in enumerate([dgmm.LocalEngine(1), dgmm.LocalEngine(3), dgmm.DaskEngine(client)]):
+        out = (tmp_path / f"m{i}.zarr", tmp_path / f"c{i}.zarr")
+        gm = model_of(family, engine=engine)
+        pair = gm.regress(x, [2, 0], return_covariance=True, out=out)
+        found.append([one[:] for one in pair])
+    for other in found[1:]:
+        for one, truth in zip(other, found[0], strict=True):
+            assert_array_equal(one, truth)
+
+
 def test_float32_means_give_float32_values(rows) -> None:
     one = model_of("full").mixture_
     gm = dgmm.GaussianMixture.from_parameters(

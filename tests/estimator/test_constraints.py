@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 
@@ -151,6 +152,41 @@ def test_the_posterior_is_the_same_for_engines_and_dtypes(x_dtype: str) -> None:
     wide = fit(tol=0.0, max_iter=5, **priors)
     other = fit(X.astype(x_dtype), tol=0.0, max_iter=5, engine=dgmm.LocalEngine(2), **priors)
     np.testing.assert_allclose(other.lower_bounds_, wide.lower_bounds_, atol=1e-5)
+
+
+FIRM: dict[str, Any] = {
+    "weight_concentration_prior": 20.0,
+    "mean_prior": 0.0,
+    "mean_precision_prior": 100.0,
+    "covariance_prior": 40.0,
+    "degrees_of_freedom_prior": 50.0,
+    "init_params": lambda *_: CENTRES,
+    "max_iter": 0,
+}
+
+
+@FAMILIES
+def test_a_start_sets_priors_against_all_rows(family: str, monkeypatch: Any) -> None:
+    """Not against those that were sampled, beside which they would count for far more."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4000, D)) + CENTRES[rng.integers(K, size=4000)]
+    whole = fit(x, covariance_type=family, **FIRM)
+    monkeypatch.setattr("dgmm.initialization._SAMPLE_ROWS", 100)
+    part = fit(x, covariance_type=family, **FIRM)
+    # Three standard errors of the mean of some thirty rows.
+    np.testing.assert_allclose(part.means_, whole.means_, atol=0.6)
+    np.testing.assert_allclose(part.weights_, whole.weights_, atol=0.15)
+    np.testing.assert_allclose(part.covariances_, whole.covariances_, atol=0.8)
+
+
+@FAMILIES
+def test_a_start_sets_priors_against_weights(family: str) -> None:
+    model = dgmm.GaussianMixture(K, covariance_type=family, random_state=0, **FIRM)
+    doubled = clone(model).fit(np.repeat(X, 2, axis=0)).mixture_
+    weighted = model.fit(X, sample_weight=np.full(len(X), 2.0)).mixture_
+    for name in ("weights", "means", "covariances"):
+        found, expected = getattr(weighted, name), getattr(doubled, name)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])

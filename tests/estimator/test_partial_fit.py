@@ -48,6 +48,49 @@ def test_whole_passes_with_step_one_are_em(family: str) -> None:
     np.testing.assert_allclose(steps.covariances_, batch.covariances_, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_posterior_is_monitored_where_there_are_priors(family: str) -> None:
+    priors = dgmm.suggest_priors(X, 3, family) | {"mean_precision_prior": 200.0}
+    options = {"covariance_type": family, "weight_concentration_prior": 50.0, **priors}
+    batch = fitted(max_iter=4, tol=0.0, **options)
+    steps = stepwise(step_size=lambda _: 1.0, **options)
+    for _ in range(4):
+        steps.partial_fit(X)
+    np.testing.assert_allclose(steps.lower_bounds_, batch.lower_bounds_, rtol=1e-12)
+    assert abs(steps.lower_bound_ - batch.record_.log_likelihood) > 1e-3
+    np.testing.assert_allclose(steps.means_, batch.means_, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_held_parameters_stay_in_every_batch(family: str) -> None:
+    held = {"means": [0, 2], "weights": [1], "covariances": True}
+    steps = stepwise(covariance_type=family, means_init=CENTRES, fixed=held)
+    steps.partial_fit(X[:1000])
+    first = steps.mixture_
+    steps.partial_fit(X[1000:])
+    np.testing.assert_array_equal(steps.means_[[0, 2]], CENTRES[[0, 2]])
+    np.testing.assert_array_equal(steps.covariances_, first.covariances)
+    assert steps.weights_[1] == first.weights[1]
+    assert np.any(steps.means_[1] != first.means[1])
+    assert steps.n_parameters_ == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_components": 4}, "n_components is 3, and n_components=4"),
+        ({"covariance_type": "diag"}, "covariance_type is 'full', and covariance_type='diag'"),
+    ],
+)
+@pytest.mark.parametrize("begun", ["fit", "partial_fit"])
+def test_batches_go_on_with_a_mixture_of_the_same_shape(
+    changed: dict[str, Any], message: str, begun: str
+) -> None:
+    model = fitted() if begun == "fit" else stepwise().partial_fit(X)
+    with pytest.raises(dgmm.InvalidParameterError, match=message):
+        model.set_params(**changed).partial_fit(X)
+
+
 @pytest.mark.parametrize("family", ["full", "diag", "spherical"])
 def test_the_first_batch_is_an_em_iteration_to_the_bit(family: str) -> None:
     batch = fitted(covariance_type=family, max_iter=1)

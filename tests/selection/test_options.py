@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import dgmm
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Dataset
-from dgmm.errors import InvalidDataError, InvalidParameterError
+from dgmm.errors import EmptyComponentError, InvalidDataError, InvalidParameterError
 
 SIZES = (2, 3)
 PRIORS = {
@@ -150,6 +150,31 @@ def test_labels_lie_below_the_smallest_size(rows) -> None:
     labels[7] = 2
     with pytest.raises(InvalidDataError, match="row 7 has 2, and there are 2 components"):
         select(rows, ("full",), labels=labels)
+
+
+@pytest.mark.parametrize("choice", ["keep", "reseed", "drop"])
+def test_the_table_says_what_became_of_empty_components(rows, choice) -> None:
+    means = np.vstack([rows[:2], [[600.0] * 3]])
+    found = select(
+        rows, ("full", "diag"), sizes=[3], means_init=means, weights_init=np.full(3, 1 / 3),
+        covariances_init=None, empty_components=choice, init_params="random_from_data",
+    )  # fmt: skip
+    words = {"keep": "stayed as it was", "reseed": "was given a new place", "drop": "was dropped"}
+    for row in found.table:
+        assert "2" in row.notes
+        assert words[choice] in row.notes
+        assert row.notes in found.table.to_pandas()["notes"].tolist()
+    calm = select(rows, ("full",))
+    assert [row.notes for row in calm.table] == ["", ""]
+
+
+def test_a_selection_that_loses_a_component_everywhere_says_so(rows) -> None:
+    means = np.vstack([rows[:2], [[600.0] * 3]])
+    with pytest.raises(EmptyComponentError, match=r"was given up: component 2 was without rows"):
+        select(
+            rows, ("full",), sizes=[3], means_init=means, weights_init=np.full(3, 1 / 3),
+            empty_components="raise",
+        )  # fmt: skip
 
 
 def test_dropped_components_are_no_parameters(rows) -> None:

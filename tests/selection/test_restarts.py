@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,16 @@ def test_one_that_was_halved_wins_only_if_no_other_is_left() -> None:
     retired = Chain(mixture, Level.FLOAT64, lower_bound=0.0, status="retired")
     assert best_chain([halved, done, retired]) is done
     assert best_chain([halved, retired]) is halved
+
+
+def test_the_record_has_the_likelihood_of_the_restart_that_was_kept() -> None:
+    """Which may have ended below one that was halved away."""
+    model = dgmm.GaussianMixture(2, random_state=0).fit(blobs(0))
+    (one,) = model.record_.restarts
+    halved = replace(one, status="halved", lower_bound=one.lower_bound + 1.0, log_likelihood=9.0)
+    record = replace(model.record_, restarts=(halved, one))
+    assert record.log_likelihood == one.log_likelihood
+    assert replace(record, restarts=(halved,)).log_likelihood == 9.0
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "4"])

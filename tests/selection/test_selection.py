@@ -114,6 +114,8 @@ def test_every_start_serves_a_selection(rows, method) -> None:
         ({"n_components": [0, 1]}, "n_components=0"),
         ({"n_components": "ab"}, "n_components='ab'"),
         ({"n_components": None}, "n_components=None"),
+        ({"n_components": [[1]]}, r"n_components=\[1\]"),
+        ({"n_components": np.array([[1, 2]])}, r"n_components=\[1, 2\]"),
         ({"covariance_types": None}, "covariance_type=None"),
         ({"covariance_type": "diag"}, "covariance_type='diag'.*covariance_types"),
         ({"criterion": ["bic"]}, r"criterion=\['bic'\]"),

@@ -201,6 +201,44 @@ def test_a_state_leaves_nothing_of_an_earlier_fit() -> None:
     assert not hasattr(named, "feature_names_in_")
 
 
+def test_a_state_leaves_no_argument_that_its_fit_did_not_have() -> None:
+    told = dgmm.GaussianMixture(
+        3, fixed={"means": True, "covariances": [2]}, covariance_floor=0.5, algorithm="cem",
+        means_init=np.zeros((3, 3)), covariance_prior=1.0, degrees_of_freedom_prior=5.0,
+        device="cpu", memory_limit="1GiB", verbose=0,
+    )  # fmt: skip
+    plain = model_of("full", tol=0.5)
+    told.load_state_dict(plain.state_dict())
+    assert told.get_params() == plain.get_params() | {"device": "cpu", "memory_limit": "1GiB"}
+    # What this one would have held was not held by the fit of the state.
+    assert told.n_parameters_ == plain.n_parameters_
+    assert told.bic(X) == plain.bic(X)
+
+
+def test_a_state_whose_arguments_contradict_it_changes_nothing() -> None:
+    state = model_of("full").state_dict()
+    state["arguments"]["fixed"] = {"means": [7]}
+    other = model_of("diag", tol=0.25)
+    with pytest.raises(dgmm.InvalidParameterError, match="no component 7"):
+        other.load_state_dict(state)
+    assert (other.tol, other.covariance_type, other.mixture_.covariance_type) == (
+        0.25,
+        "diag",
+        "diag",
+    )
+
+
+def test_a_state_leaves_no_statistics_of_earlier_batches() -> None:
+    state = model_of("full", random_state=0).state_dict()
+    used, fresh = (
+        dgmm.GaussianMixture(3, random_state=0).partial_fit(X + 50),
+        dgmm.GaussianMixture(),
+    )
+    for model in (used, fresh):
+        model.load_state_dict(state).partial_fit(X)
+    assert_array_equal(used.means_, fresh.means_)
+
+
 def test_what_is_not_fitted_cannot_leave() -> None:
     model = dgmm.GaussianMixture()
     assert not model.fitted_
