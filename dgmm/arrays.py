@@ -13,10 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.devices import facts_of, gpu_count, why_no_gpu
+from dgmm.devices import facts_of, gpu_count, is_device_array, why_no_gpu
 from dgmm.errors import InvalidParameterError, MissingDependencyError
 
-__all__ = ["COMPILED", "explain_device", "namespace", "resolve_device", "tile_rows", "to_host"]
+__all__ = [
+    "COMPILED",
+    "explain_device",
+    "make_current",
+    "namespace",
+    "resolve_device",
+    "tile_rows",
+    "to_host",
+]
 
 # NumPy with compiled loops.
 COMPILED = "cpu-compiled"
@@ -35,7 +43,7 @@ _TILE_ROWS = {
     "numpy": (256, 8192),
     "numba": (256, 8192),
     "fused": (1024, 8192),
-    "cupy": (4096, 262144),
+    "cupy": (1024, 262144),
 }
 
 
@@ -56,9 +64,16 @@ def namespace(device: str) -> ModuleType:
             f"device={device!r} needs CuPy, which is not installed: "
             'pip install "dgmm[cuda12]" or "dgmm[cuda13]", or pass device="cpu"'
         ) from error
-    if ":" in device:
-        cupy.cuda.Device(int(device.split(":")[1])).use()
     return cupy
+
+
+def make_current(device: str) -> None:
+    """Let this thread's arrays be made on ``"cuda:N"``; other names leave it where it is.
+
+    For threads that compute. Of the caller's thread the current device is none of our business.
+    """
+    if ":" in device:
+        namespace(device).cuda.Device(int(device.partition(":")[2])).use()
 
 
 def resolve_device(device: Any, n_responsibilities: int = 0) -> str:
@@ -116,7 +131,11 @@ def _gpus() -> str:
 
 def to_host(array: Any) -> np.ndarray[Any, Any]:
     """The array as NumPy."""
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    if not is_device_array(array):
+        return np.asarray(array)
+    # CuPy's own has a way to the host; tensors of other libraries go through it.
+    there = array if hasattr(array, "get") else namespace("cuda").asarray(array)
+    return np.asarray(there.get())
 
 
 def tile_rows(values_per_row: int, itemsize: int, library: str) -> int:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.arrays import namespace, to_host
+from dgmm.arrays import make_current, namespace, to_host
 from dgmm.data.dataset import Rows
 from dgmm.devices import is_device_array
 from dgmm.placement import Placed
-from dgmm.profile import Profile, ProfilePass, Sample, hash_rows, smallest
+from dgmm.profile import Profile, ProfilePass
+from dgmm.row_sample import Sample, hash_rows, smallest
 
 __all__ = ["DeviceProfilePass", "profile_on"]
 
@@ -24,6 +25,9 @@ Array = np.ndarray[Any, Any]
 
 # Of a tile in float64: some launches and four small copies to the host for each.
 _TILE_BYTES = 32 * 2**20
+
+# Rows that are hashed together, in less memory than a tile takes.
+_HASHED_ROWS = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,12 @@ class DeviceProfilePass(Placed, ProfilePass):
 
     @property
     def buffer_bytes(self) -> int:
-        return 4 * _TILE_BYTES + 16 * self.n_features**2
+        # Rows as stored and in float64, centred, centred again, weighted, and their products.
+        return 6 * _TILE_BYTES + 16 * self.n_features**2
+
+    def evaluate(self, rows: Rows, workspace: None) -> Profile:
+        make_current(self.device)
+        return super().evaluate(rows, workspace)
 
     def tiles(self, rows: Rows) -> Iterator[Rows]:
         if not is_device_array(rows.x):
@@ -76,9 +85,13 @@ class DeviceProfilePass(Placed, ProfilePass):
         least, most = to_host(x.min(axis=0)), to_host(x.max(axis=0))
         return Profile(len(x), total, mean, scatter, least, most, sample)
 
-    def sample_of(self, rows: Rows, eligible: Array | None = None) -> Sample:
+    @property
+    def piece_rows(self) -> int:
+        return _HASHED_ROWS
+
+    def draw(self, rows: Rows, eligible: Array | None) -> Sample:
         if eligible is not None or rows.weight is not None or not is_device_array(rows.x):
-            return super().sample_of(rows, eligible)
+            return super().draw(rows, eligible)
         xp = namespace(self.device)
         keys = hash_rows(self.seed, rows.first_row, rows.n_rows, xp)
         chosen = to_host(xp.flatnonzero(keys <= self.threshold))

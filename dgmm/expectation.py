@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.arrays import to_host
+from dgmm.arrays import make_current, to_host
 from dgmm.backend import Backend, backend_of
 from dgmm.data.dataset import Rows
 from dgmm.devices import is_device_array
@@ -25,7 +25,7 @@ from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
 from dgmm.mixture import Mixture
 from dgmm.placement import Placed
 from dgmm.posterior import Expectation, PosteriorPolicy
-from dgmm.scalars import bad_row, scalars_for
+from dgmm.scalars import bad_row, first_bad, scalars_for
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
 __all__ = ["BatchPass", "RowPass", "plan_batch"]
@@ -122,11 +122,17 @@ class BatchPass(Placed):
             max(kernel.workspace_bytes(backend), fused_bytes(kernel, backend))
             for kernel in self.kernels
         )
-        # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row.
+        # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row,
+        # and to find its likeliest component, NumPy copies the densities of all.
         copies = (
-            8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6) for kernel in self.kernels
+            8 * kernel.tile_rows(backend) * (kernel.frame.n_features + 6 + self._searched(kernel))
+            for kernel in self.kernels
         )
         return own + max(copies, default=0)
+
+    def _searched(self, kernel: Kernel) -> int:
+        plain = all(isinstance(one, Expectation) for one in self._policies_of(kernel))
+        return 0 if plain else max(member.n_components for member in kernel.members)
 
     @property
     def result_bytes(self) -> int:
@@ -166,6 +172,7 @@ class BatchPass(Placed):
         return sorted(member.index for kernel in self.kernels for member in kernel.members)
 
     def workspace(self) -> list[Any]:
+        make_current(self.device)
         backend = backend_of(self.device)
         return [self._workspace_of(kernel, backend) for kernel in self.kernels]
 
@@ -179,8 +186,9 @@ class BatchPass(Placed):
         ]
 
     def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
+        make_current(self.device)
         backend = backend_of(self.device)
-        rows = replace(rows, x=_on_device(rows.x, backend))
+        rows = _placed(rows, backend)
         found: dict[int, SufficientStatistics] = {}
         for kernel, ws in zip(self.kernels, workspace, strict=True):
             for member, statistics in self._evaluate_kernel(kernel, rows, ws, backend):
@@ -195,11 +203,11 @@ class BatchPass(Placed):
             return
         policies = self._policies_of(kernel)
         sums = kernel.zeros(backend.xp)
-        scalars = [scalars_for(backend) for _ in kernel.members]
+        scalars = [scalars_for(backend, rows) for _ in kernel.members]
         for tile in rows.counted_tiles(kernel.tile_rows(backend)):
             with np.errstate(all="ignore"):
-                joints = kernel.log_joint(tile.x, ws, backend)
-            weight = None if tile.weight is None else backend.xp.asarray(tile.weight)
+                joints = kernel.log_joint(_values_of(tile, backend), ws, backend)
+            weight = None if tile.weight is None else backend.xp.asarray(tile.weight, np.float64)
             for joint, policy, scalar in zip(joints, policies, scalars, strict=True):
                 scalar.take(joint, policy, weight, tile)
             kernel.accumulate(joints, sums, ws, backend)
@@ -290,7 +298,12 @@ class RowPass(Placed):
         backend = backend_of(self.device)
         # The fallback's buffers are there beside the others, as long as it takes.
         used = [self.kernel] if self.fallback is None else [self.kernel, self.fallback]
-        return sum(kernel.workspace_bytes(backend) for kernel in used)
+        # Of a tile with bad rows, or one that has to come from a device, there is a copy; to find
+        # the likeliest component, NumPy copies the densities of all.
+        searched = self.kernel.members[0].n_components if self.output == "labels" else 0
+        per_row = self.kernel.frame.n_features + 2 + searched
+        copies = 8 * self.kernel.tile_rows(backend) * per_row
+        return sum(kernel.workspace_bytes(backend) for kernel in used) + copies
 
     @property
     def result_bytes(self) -> int:
@@ -318,32 +331,32 @@ class RowPass(Placed):
         return np.dtype("int64" if self.output == "labels" else self.dtype)
 
     def workspace(self) -> Any:
+        make_current(self.device)
         return self.kernel.workspace(backend_of(self.device))
 
     def evaluate(self, rows: Rows, workspace: Any) -> Array:
         """Values of the rows, in their order: NaN, or the label -1, for those that are skipped."""
+        make_current(self.device)
         backend = backend_of(self.device)
         values = np.empty((rows.n_rows, *self.value_shape), self.value_dtype)
-        bad = rows.bad
-        if bad is not None and np.any(bad):
-            nothing = -1 if self.output == "labels" else np.nan
-            if np.all(bad):
-                values[...] = nothing
-                return values
-            values = self.evaluate(_without_bad(rows), workspace)
-            values[bad] = nothing
-            return values
-        rows = replace(rows, x=_on_device(rows.x, backend))
+        rows = _placed(rows, backend)
         for tile in rows.tiles(self.kernel.tile_rows(backend)):
             start = tile.first_row - rows.first_row
-            try:
-                found = to_host(self._values(self.kernel, tile, workspace, backend))
-            except InvalidDataError:
-                found = self._safe_values(tile, backend)
-            with np.errstate(over="ignore"):
-                # A log density below float32's range is −inf in float32.
-                values[start : start + tile.n_rows] = found
+            bad = np.zeros(tile.n_rows, bool) if tile.bad is None else tile.bad
+            out = values[start : start + tile.n_rows]
+            if not np.all(bad):
+                with np.errstate(over="ignore"):
+                    # A log density below float32's range is −inf in float32.
+                    out[...] = self._tile_values(_without_bad(tile), workspace, backend)
+            out[bad] = -1 if self.output == "labels" else np.nan
         return values
+
+    def _tile_values(self, tile: Rows, workspace: Any, backend: Backend) -> Array:
+        tile = replace(tile, x=_values_of(tile, backend))
+        try:
+            return to_host(self._values(self.kernel, tile, workspace, backend))
+        except InvalidDataError:
+            return self._safe_values(tile, backend)
 
     def _safe_values(self, tile: Rows, backend: Backend) -> Array:
         kernel = self.kernel if self.fallback is None else self.fallback
@@ -360,7 +373,7 @@ class RowPass(Placed):
             labels = joint.argmax(axis=0) if self.output == "labels" else None
             posterior = Expectation()(joint, tile, backend)
         if not np.isfinite(float(posterior.log_density.sum(dtype=np.float64))):
-            raise bad_row(tile, _first_bad(posterior.log_density))
+            raise bad_row(tile, first_bad(posterior.log_density))
         if labels is not None:
             return labels
         if self.value_shape:
@@ -371,16 +384,22 @@ class RowPass(Placed):
 
 def _without_bad(rows: Rows) -> Rows:
     """The rows, with the values of another in the place of each bad one."""
+    if rows.bad is None or not np.any(rows.bad):
+        return rows
     good = np.where(rows.bad, 0, np.arange(rows.n_rows))
     source = np.maximum(np.maximum.accumulate(good), int(np.argmin(rows.bad)))
     return Rows(rows.x[source], rows.first_row)
 
 
-def _on_device(x: Any, backend: Backend) -> Any:
+def _placed(rows: Rows, backend: Backend) -> Rows:
+    """The rows on the backend's device; on processors where they are."""
     if backend.xp is np:
-        return to_host(x) if is_device_array(x) else x
-    return backend.xp.asarray(x)
+        return rows
+    # NumPy's widest numbers are none of a device's.
+    x = rows.x.astype(np.float64) if rows.x.dtype.itemsize > 8 else rows.x
+    return replace(rows, x=backend.xp.asarray(x))
 
 
-def _first_bad(log_density: Any) -> int:
-    return int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0])
+def _values_of(tile: Rows, backend: Backend) -> Any:
+    """Values that the backend can read: from a device they come tile by tile."""
+    return to_host(tile.x) if backend.xp is np and is_device_array(tile.x) else tile.x

@@ -11,10 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dgmm.arrays import tile_rows
+from dgmm.arrays import tile_rows, to_host
 from dgmm.backend import Backend, CompiledBackend, CudaBackend
 from dgmm.compiled import FusedStep
-from dgmm.cuda.fused import FusedShape, FusedSums
+from dgmm.cuda.fused import FusedShape, FusedSums, most_shared
+from dgmm.cuda.tiles import is_readable
 from dgmm.data.dataset import Rows
 from dgmm.kernels import FeatureKernel, Kernel, Member
 from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
@@ -60,7 +61,7 @@ def fused_workspace(
         return None
     if not all(isinstance(policy, Expectation) for policy in policies):
         return None
-    if isinstance(backend, CudaBackend) and _OnDevice.serves(kernel):
+    if isinstance(backend, CudaBackend) and _OnDevice.serves(kernel, backend):
         return _OnDevice(kernel, backend)
     if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
         return _Compiled(kernel, backend)
@@ -68,29 +69,54 @@ def fused_workspace(
 
 
 def fused_bytes(kernel: Kernel, backend: Backend) -> int:
-    """Bytes of a fused workspace in this process; 0 where the kernel's own is used."""
-    if not (isinstance(backend, CompiledBackend) and isinstance(kernel, FeatureKernel)):
+    """Bytes of a fused workspace; 0 where the kernel's own is used."""
+    if not isinstance(kernel, FeatureKernel):
         return 0
-    return _Compiled.nbytes(kernel) if _Compiled.serves(kernel) else 0
+    if isinstance(backend, CudaBackend):
+        return _OnDevice.nbytes(kernel)
+    if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
+        return _Compiled.nbytes(kernel)
+    return 0
 
 
 class _OnDevice:
     """One CUDA kernel for each mixture, with its parameters on the device."""
 
     def __init__(self, kernel: FeatureKernel, backend: CudaBackend) -> None:
-        self._kernel, self._xp = kernel, backend.xp
+        self._kernel, self._backend, self._xp = kernel, backend, backend.xp
         self._sums = {
             position: FusedSums(backend.xp, _shape(kernel, theta), theta, kernel.frame.origin)
             for position, theta in _coefficients(kernel)
         }
 
     @staticmethod
-    def serves(kernel: FeatureKernel) -> bool:
-        """True for float64 about an origin, with few enough sums."""
-        plain = kernel.dtype == "float64" and kernel.frame.factor is None
-        return plain and all(_shape(kernel, theta).fits for _, theta in _coefficients(kernel))
+    def serves(kernel: FeatureKernel, backend: CudaBackend) -> bool:
+        """True for float64 about an origin, with few enough sums for the current device."""
+        most = most_shared(backend.xp)
+        shapes = [_shape(kernel, theta) for _, theta in _coefficients(kernel)]
+        return _is_plain(kernel) and all(shape.fits(most) for shape in shapes)
+
+    @staticmethod
+    def nbytes(kernel: FeatureKernel) -> int:
+        """Bytes on any device, whether it serves the kernel or not."""
+        shapes = [_shape(kernel, theta) for _, theta in _coefficients(kernel)]
+        fits = _is_plain(kernel) and all(shape.fits() for shape in shapes)
+        return sum(shape.workspace_bytes for shape in shapes) if fits else 0
 
     def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
+        if is_readable(rows.x):
+            yield from self._evaluate(rows)
+            return
+        # What has to be converted is, tile by tile: a whole part would not be in the projection.
+        size = self._kernel.tile_rows(self._backend)
+        pieces = [dict(self._evaluate(piece)) for piece in rows.tiles(size)]
+        for member in pieces[0]:
+            total = pieces[0][member]
+            for piece in pieces[1:]:
+                total = total.merge(piece[member])
+            yield member, total
+
+    def _evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
         weights = None
         if rows.weight is not None:
             weights = self._xp.asarray(np.ascontiguousarray(rows.weight, dtype=np.float64))
@@ -148,7 +174,7 @@ class _Compiled:
         self._step.start()
         for tile in rows.counted_tiles(self._tile):
             with np.errstate(all="ignore"):
-                tops, totals = self._step.add(_readable(tile.x), tile.weight)
+                tops, totals = self._step.add(_readable(to_host(tile.x)), tile.weight)
             for scalar, top, total in zip(scalars, tops, totals, strict=True):
                 scalar.add(Posterior.of_softmax(top, total, np), tile.weight, tile)
         start = 0
@@ -158,11 +184,14 @@ class _Compiled:
             yield member, scalar.statistics(moments, self._kernel.frame, member.log_offset)
 
 
+def _is_plain(kernel: FeatureKernel) -> bool:
+    return kernel.dtype == "float64" and kernel.frame.factor is None
+
+
 def _readable(x: Any) -> Array:
     """Rows as the loop reads them: float16 as float32, other numbers as float64, in C order."""
-    if x.dtype.kind == "f" and x.dtype.itemsize <= 4:
-        return np.ascontiguousarray(x, np.float32)
-    return np.ascontiguousarray(x, np.float64)
+    narrow = x.dtype.kind == "f" and x.dtype.itemsize <= 4
+    return np.require(x, np.float32 if narrow else np.float64, ("C_CONTIGUOUS", "ALIGNED"))
 
 
 def _fused_rows(kernel: FeatureKernel) -> int:

@@ -19,7 +19,8 @@ from dgmm.data.skipping import Skipped
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Reduced, Session
 from dgmm.expectation import BatchPass
 from dgmm.posterior import draws_by_row
-from dgmm.profile import Profile, ProfilePass, Sample, hash_rows, refuse_non_finite
+from dgmm.profile import Profile, ProfilePass, refuse_non_finite
+from dgmm.row_sample import Sample, hash_rows
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
 __all__ = ["BothSides", "FittedSide", "Split"]

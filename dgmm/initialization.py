@@ -24,7 +24,7 @@ from dgmm.features import Layout, pack_symmetric
 from dgmm.frame import Frame
 from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture
-from dgmm.profile import Sample
+from dgmm.row_sample import Sample
 from dgmm.seeding import seeded_labels
 from dgmm.statistics import SufficientStatistics
 

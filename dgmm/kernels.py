@@ -172,7 +172,8 @@ class FeatureKernel:
     def workspace_bytes(self, backend: Backend) -> int:
         rows, itemsize = self.tile_rows(backend), np.dtype(self.dtype).itemsize
         tile = (self.n_coefficients + self.n_stacked + 8) * rows * itemsize
-        whitening = 16 * self.frame.n_features * rows if self.frame.is_matrix else 0
+        d = self.frame.n_features
+        whitening = 16 * d * (rows + d) if self.frame.is_matrix else 0
         theta = sum(2 * block.theta.nbytes for block in self.blocks)
         # NumPy casts through buffers of its own where the stored dtype is another.
         return tile + whitening + theta

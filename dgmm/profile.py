@@ -7,7 +7,7 @@ smallest counter-based hashes of (seed, row): mergeable, and the same whatever t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,117 +17,17 @@ from dgmm.arrays import to_host
 from dgmm.data.dataset import Rows
 from dgmm.data.skipping import Skipped
 from dgmm.errors import InvalidDataError
+from dgmm.row_sample import Sample, hash_rows, smallest, weighted_keys
 
-__all__ = ["Profile", "ProfilePass", "Sample", "SomeColumns"]
+__all__ = ["Profile", "ProfilePass", "SomeColumns"]
 
 Array = np.ndarray[Any, Any]
 _TILE_ROWS = 4096
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Rows drawn without replacement, in the order of their position.
-
-    Parameters
-    ----------
-    rows : array of shape (n_sampled,), int64
-        Positions in the dataset.
-    keys : array of shape (n_sampled,), uint64
-        The hashes they were chosen by.
-    x : array of shape (n_sampled, n_features)
-    size : int
-        Most rows to keep.
-    weight : array of shape (n_sampled,), float64, optional
-        Sample weights. The keys are then −log(u) / w in float64, so that rows are drawn in
-        proportion to their weights (Efraimidis and Spirakis 2006).
-    labels : array of shape (n_sampled,), int64, optional
-        Known components, -1 where unknown.
-    least_dropped : float, default=inf
-        The smallest weighted key that was not kept.
-    """
-
-    rows: Array
-    keys: Array
-    x: Array
-    size: int
-    weight: Array | None = None
-    labels: Array | None = None
-    least_dropped: float = np.inf
-
-    def merge(self, other: Sample) -> Sample:
-        """The sample of both sets of rows."""
-        both = Sample(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.keys, other.keys]),
-            np.empty(0),
-            self.size,
-            _joined(self.weight, other.weight),
-            _joined(self.labels, other.labels),
-            min(self.least_dropped, other.least_dropped),
-        )
-        keep = smallest(both.keys, self.size)
-        mine = keep[keep < len(self.rows)]
-        theirs = keep[keep >= len(self.rows)] - len(self.rows)
-        # The rows themselves are cut before they are joined: they are most of the memory.
-        x = np.concatenate([_taken(self.x, mine), _taken(other.x, theirs)])
-        return replace(both.only(keep), x=x)
-
-    def only(self, keep: Array) -> Sample:
-        """The sample of the rows ``keep``, without their values."""
-        return replace(
-            self,
-            rows=self.rows[keep],
-            keys=self.keys[keep],
-            weight=None if self.weight is None else self.weight[keep],
-            labels=None if self.labels is None else self.labels[keep],
-            least_dropped=min(self.least_dropped, self._first_without(keep)),
-        )
-
-    @property
-    def shares(self) -> Array | None:
-        """What each sampled row stands for, relative to the mean of all: None for equal parts.
-
-        A row's weight divided by the probability with which it was drawn, given the smallest key
-        that was dropped (Cohen and Kaplan 2007): the weight itself where nothing was dropped, about
-        the same for all rows where most were.
-        """
-        if self.weight is None or not len(self.weight):
-            return None
-        share = self.weight
-        if np.isfinite(self.least_dropped):
-            share = share / -np.expm1(-share * self.least_dropped)
-        return share / share.mean()
-
-    def _first_without(self, keep: Array) -> float:
-        if self.weight is None or len(keep) == len(self.keys):
-            return np.inf
-        dropped = np.delete(self.keys, keep)
-        return float(dropped.min())
-
-
-def _joined(mine: Array | None, theirs: Array | None) -> Array | None:
-    return None if mine is None or theirs is None else np.concatenate([mine, theirs])
-
-
-def _taken(values: Array, keep: Array) -> Array:
-    return values if len(keep) == len(values) else values[keep]
-
-
-def smallest(keys: Array, size: int) -> Array:
-    """Indices, ascending, of the ``size`` smallest keys."""
-    if keys.size <= size:
-        return np.arange(keys.size)
-    return np.sort(np.argpartition(keys, size)[:size])
-
-
-def hash_rows(seed: int, first_row: int, n_rows: int, xp: Any = np) -> Any:
-    """Hashes of (seed, row): the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
-    with np.errstate(over="ignore"):
-        key = xp.arange(first_row + 1, first_row + n_rows + 1, dtype=np.uint64)
-        key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return key ^ (key >> np.uint64(31))
+# Rows that are hashed together: the hashes of a whole part would be large beside rows of few
+# features. Of each there are up to eight numbers.
+_HASHED_ROWS = 2**16
+_HASH_BYTES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +131,8 @@ class ProfilePass:
 
     @property
     def workspace_bytes(self) -> int:
-        return 4 * 8 * _TILE_ROWS * self.n_features + 16 * self.n_features**2
+        hashes = _HASH_BYTES * min(self.piece_rows, self.n_rows)
+        return max(4 * 8 * _TILE_ROWS * self.n_features + 16 * self.n_features**2, hashes)
 
     @property
     def result_bytes(self) -> int:
@@ -296,17 +197,39 @@ class ProfilePass:
         total = float(len(x)) if weight is None else float(weight.sum())
         return Profile(len(x), total, mean, scatter, x.min(axis=0), x.max(axis=0), sample)
 
+    @property
+    def piece_rows(self) -> int:
+        """Rows that are hashed together."""
+        return _HASHED_ROWS
+
     def sample_of(self, rows: Rows, eligible: Array | None = None) -> Sample:
         """The sample of some rows, or of those among them that are eligible."""
+        return self._by_pieces(self.draw, rows, eligible)
+
+    def known_of(self, rows: Rows, eligible: Array | None = None) -> Sample | None:
+        """The sample of the rows whose component is known, or of the eligible ones among them."""
+        return self._by_pieces(self._draw_known, rows, eligible) if self.labelled else None
+
+    def _by_pieces(
+        self, draw: Callable[[Rows, Array | None], Sample], rows: Rows, eligible: Array | None
+    ) -> Sample:
+        found: Sample | None = None
+        for start in range(0, max(1, rows.n_rows), self.piece_rows):
+            stop = min(start + self.piece_rows, rows.n_rows)
+            some = None if eligible is None else eligible[start:stop]
+            one = draw(rows.part(start, stop), some)
+            found = one if found is None else found.merge(one)
+        assert found is not None
+        return found
+
+    def draw(self, rows: Rows, eligible: Array | None) -> Sample:
+        """As :meth:`sample_of`, of rows that are hashed together."""
         keys: Array = hash_rows(self.seed, rows.first_row, rows.n_rows)
         counts = keys <= self.threshold if rows.weight is None else rows.weight > 0.0
         keep = np.flatnonzero(counts if eligible is None else counts & eligible)
         return self._drawn(rows, keep, keys)
 
-    def known_of(self, rows: Rows, eligible: Array | None = None) -> Sample | None:
-        """The sample of the rows whose component is known, or of the eligible ones among them."""
-        if not self.labelled:
-            return None
+    def _draw_known(self, rows: Rows, eligible: Array | None) -> Sample:
         counts = rows.labels >= 0 if eligible is None else (rows.labels >= 0) & eligible
         keep = np.flatnonzero(counts if rows.weight is None else counts & (rows.weight > 0))
         return self._drawn(rows, keep, hash_rows(self.seed + 1, rows.first_row, rows.n_rows))
@@ -317,7 +240,7 @@ class ProfilePass:
         keys = keys[candidates]
         found = Sample(
             candidates + rows.first_row,
-            keys if weight is None else _weighted_keys(keys, weight),
+            keys if weight is None else weighted_keys(keys, weight),
             np.empty(0),
             self.sample_size,
             weight,
@@ -376,12 +299,6 @@ class SomeColumns:
 
     def evaluate(self, rows: Rows, workspace: None) -> Profile:
         return self.task.evaluate(replace(rows, x=rows.x[:, list(self.columns)]), workspace)
-
-
-def _weighted_keys(hashes: Array, weight: Array) -> Array:
-    """−log(u) / w with u in (0, 1] from the hashes."""
-    u = ((hashes >> np.uint64(11)) + 1.0) * 2.0**-53
-    return -np.log(u) / weight
 
 
 def refuse_non_finite(rows: Rows) -> None:

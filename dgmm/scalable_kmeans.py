@@ -32,7 +32,7 @@ from dgmm.maximization import MaximizationOptions, maximize
 from dgmm.mixture import Mixture
 from dgmm.passes import run_batch
 from dgmm.posterior import Posterior
-from dgmm.profile import hash_rows
+from dgmm.row_sample import hash_rows
 
 __all__ = ["METHOD", "StartRequest", "candidate_bytes", "parallel_starts"]
 

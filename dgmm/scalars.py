@@ -20,7 +20,7 @@ from dgmm.frame import Frame
 from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
 from dgmm.statistics import SufficientStatistics
 
-__all__ = ["DeviceScalars", "Scalars", "bad_row", "scalars_for"]
+__all__ = ["DeviceScalars", "Scalars", "bad_row", "first_bad", "scalars_for"]
 
 Array = np.ndarray[Any, Any]
 
@@ -64,7 +64,7 @@ class Scalars:
             log_density, log_assignment = log_density * weight, log_assignment * weight
         total = float(log_density.sum(dtype=np.float64))
         if not np.isfinite(total):
-            raise bad_row(tile, int(np.flatnonzero(~np.isfinite(to_host(log_density)))[0]))
+            raise bad_row(tile, first_bad(log_density))
         self.log_likelihood += total
         self.log_assignment += float(log_assignment.sum(dtype=np.float64))
         self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
@@ -90,16 +90,19 @@ class DeviceScalars:
     Parameters
     ----------
     backend : CudaBackend
+    part : Rows
+        That the tiles are of. Not the tiles are kept, which are copies where rows weigh nothing,
+        but their places in it.
     """
 
-    def __init__(self, backend: CudaBackend) -> None:
-        self._backend = backend
+    def __init__(self, backend: CudaBackend, part: Rows) -> None:
+        self._backend, self._part = backend, part
         self._tally = TileTally(backend.xp)
-        self._tiles: list[Rows] = []
+        self._places: list[tuple[int, Any]] = []
 
     def take(self, joint: Any, policy: PosteriorPolicy, weight: Any, tile: Rows) -> None:
         """As :meth:`Scalars.take`; a bad row is found by :meth:`statistics`."""
-        self._tiles.append(tile)
+        self._places.append((tile.first_row, tile.offsets))
         if isinstance(policy, Expectation):
             expectation(self._backend.xp, joint, weight, self._tally.new())
             return
@@ -119,7 +122,9 @@ class DeviceScalars:
         totals = self._tally.totals()
         bad = np.flatnonzero(totals[:, 5] >= 0.0)
         if bad.size:
-            raise bad_row(self._tiles[int(bad[0])], int(totals[bad[0], 5]))
+            (first_row, offsets), row = self._places[int(bad[0])], int(totals[bad[0], 5])
+            row = first_row + (row if offsets is None else int(offsets[row]))
+            raise bad_row(self._part, row - self._part.first_row)
         density, assignment, weight, n_rows = totals[:, :4].sum(axis=0)
         return SufficientStatistics(
             moments=moments,
@@ -132,9 +137,16 @@ class DeviceScalars:
         )
 
 
-def scalars_for(backend: Backend) -> Scalars | DeviceScalars:
+def scalars_for(backend: Backend, part: Rows) -> Scalars | DeviceScalars:
     """Sums for one mixture and one part."""
-    return DeviceScalars(backend) if isinstance(backend, CudaBackend) else Scalars(backend)
+    return DeviceScalars(backend, part) if isinstance(backend, CudaBackend) else Scalars(backend)
+
+
+def first_bad(log_density: Any) -> int:
+    """The first row whose log density is not finite; the least, where their sum alone is not."""
+    found = to_host(log_density)
+    bad = np.flatnonzero(~np.isfinite(found))
+    return int(bad[0]) if bad.size else int(np.argmin(found))
 
 
 def bad_row(tile: Rows, index: int) -> InvalidDataError:

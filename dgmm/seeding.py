@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from dgmm.profile import Sample
+from dgmm.row_sample import Sample
 
 __all__ = ["seeded_labels"]
 

@@ -32,7 +32,8 @@ from dgmm.halving import halving_of
 from dgmm.initialization import initial_mixture
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
-from dgmm.profile import Profile, ProfilePass, Sample
+from dgmm.profile import Profile, ProfilePass
+from dgmm.row_sample import Sample
 
 __all__ = ["METHOD", "small_em_bytes", "small_em_start"]
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from dgmm.data.dataset import Dataset, fingerprint_of
-from dgmm.profile import Profile, Sample
+from dgmm.profile import Profile
+from dgmm.row_sample import Sample
 
 __all__ = ["data_identity", "differences", "digest", "moments_of", "same_moments"]
 

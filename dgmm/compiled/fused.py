@@ -8,7 +8,6 @@ the interpreter's lock, than on arithmetic. The arithmetic here is that of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from dgmm.compiled.loops import (
     Loop,
     array_types,
     centre_loop,
+    compiled_once,
     jit,
     products_loop,
     signature,
@@ -138,7 +138,7 @@ class FusedStep:
         return self._found[0, :, : x.shape[0]], self._found[1, :, : x.shape[0]]
 
 
-@cache
+@compiled_once
 def _load(stored: str, dtype: str, is_white: bool) -> Any:
     """Writes the centred, and perhaps whitened, rows of a run below the constant feature."""
     product = add_product()
@@ -165,7 +165,7 @@ def _load(stored: str, dtype: str, is_white: bool) -> Any:
     return load_white
 
 
-@cache
+@compiled_once
 def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
     """The loop of :meth:`FusedStep.add`."""
     load, fill, softmax = _load(stored, dtype, is_white), products_loop(dtype), softmax_loop(dtype)

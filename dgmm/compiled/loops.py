@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "LIBRARY_BYTES",
     "array_types",
     "centre_loop",
+    "compiled_once",
     "jit",
     "products_loop",
     "require",
@@ -47,6 +49,25 @@ _EXP: dict[str, tuple[float, float, float, float]] = {
     "float32": (1.5 * 2.0**23, 0.693359375, -2.12194440e-4, -87.0),
 }
 _DEGREE = {"float64": 13, "float32": 7}
+
+
+_COMPILING = threading.RLock()
+
+
+def compiled_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what a function made for its arguments, and let no two threads make it at once.
+
+    All threads of a pass ask for their loops at the same moment. Numba compiles for one of them at
+    a time, so that each would wait for the others and then compile the same again.
+    """
+    remembered = cache(make)
+
+    @wraps(make)
+    def found(*arguments: Any) -> Any:
+        with _COMPILING:
+            return remembered(*arguments)
+
+    return found
 
 
 def require() -> None:
@@ -93,7 +114,7 @@ def array_types(dtype: str) -> tuple[Any, Any, Any]:
     return scalar, scalar[::1], scalar[:, ::1]
 
 
-@cache
+@compiled_once
 def _exp(dtype: str) -> Any:
     """exp(x) for x <= 0: 0 where the result would be subnormal, NaN for NaN."""
     numba = importlib.import_module("numba")
@@ -135,7 +156,7 @@ def _exp(dtype: str) -> Any:
     return exp
 
 
-@cache
+@compiled_once
 def _steps(dtype: str) -> tuple[Any, Any, Any]:
     """Of a softmax, for one component: the maximum so far, the exponential, the normalisation."""
     exp = _exp(dtype)
@@ -160,7 +181,7 @@ def _steps(dtype: str) -> tuple[Any, Any, Any]:
     return take_largest, exponentiate, scale
 
 
-@cache
+@compiled_once
 def softmax_loop(dtype: str) -> Loop:
     """``(log_joint (K, n), top (n,), total (n,))``: responsibilities in place of log_joint.
 
@@ -191,7 +212,7 @@ def softmax_loop(dtype: str) -> Loop:
     return compiled
 
 
-@cache
+@compiled_once
 def centre_loop(stored: str, dtype: str) -> Loop:
     """``(x (n, D), origin (D,), out (D, n))``: x − origin, transposed.
 
@@ -215,7 +236,7 @@ def centre_loop(stored: str, dtype: str) -> Loop:
     return compiled
 
 
-@cache
+@compiled_once
 def products_loop(dtype: str) -> Loop:
     """``(z (D, n), rows (P,), columns (P,), norm (n,), products (P, n))``: ‖z‖² and z_i z_j."""
     _, vector, matrix = array_types(dtype)

@@ -8,12 +8,11 @@ registers as processors have to spare, and each value that is loaded serves four
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from dgmm.compiled.loops import jit
+from dgmm.compiled.loops import compiled_once, jit
 
 __all__ = ["GROUP", "add_outer", "add_product", "padded"]
 
@@ -26,7 +25,7 @@ def padded(size: int) -> int:
     return -(-size // GROUP) * GROUP
 
 
-@cache
+@compiled_once
 def add_product() -> Any:
     """``(theta (K, F), features (F, R), out (K, R))``: ``out += theta @ features``.
 
@@ -63,7 +62,7 @@ def add_product() -> Any:
     return product
 
 
-@cache
+@compiled_once
 def add_outer(dtype: str) -> Any:
     """``(weights (K, R), features (F, R), sums (K, F))``: ``sums += weights @ features.T``.
 

@@ -17,7 +17,7 @@ from dgmm.cuda.modules import TALLY_VALUES, Launch, compiled_kernel
 from dgmm.cuda.tiles import readable
 from dgmm.features import Layout
 
-__all__ = ["FusedShape", "FusedSums"]
+__all__ = ["FusedShape", "FusedSums", "most_shared"]
 
 Array = np.ndarray[Any, Any]
 
@@ -25,8 +25,11 @@ Array = np.ndarray[Any, Any]
 # compiler spills at most 16 bytes for compute capabilities 8.0 and 9.0, at 96 hundreds.
 _MOST_KEPT = 88
 
-# Of shared memory: what the smallest devices of compute capability 8 give to a block.
-_MOST_SHARED = 99 * 1024
+# Of shared memory, what the largest devices give to a block (compute capability 9.0).
+_MOST_SHARED = 227 * 1024
+
+# Blocks that are made room for in a projection: more multiprocessors than any device has.
+_MOST_BLOCKS = 256
 
 _WARPS = 8
 _ROWS = 16
@@ -34,9 +37,6 @@ _STRIDE = 20
 
 # Groups of rows to a warp, below which more blocks would cost more to merge than they save.
 _LEAST_GROUPS = 2
-
-# Finite, or 0 · −∞ would make a row of NaN from a component without weight.
-_NO_WEIGHT = float(np.finfo(np.float64).min) / 4
 
 _VALUES = {"float32": "float", "float64": "double"}
 
@@ -104,13 +104,19 @@ class FusedShape:
         values = self.padded_components * self.padded_coefficients + rows + self.n_features
         return 8 * values + 4 * self.padded_coefficients
 
-    @property
-    def fits(self) -> bool:
-        """True if registers and shared memory hold what has to stay there."""
+    def fits(self, shared_bytes: int = _MOST_SHARED) -> bool:
+        """True if registers and so much shared memory hold what has to stay there."""
         # Before the table of pairs is made, which of a thousand features is large.
-        size = self.n_coefficients - (not self.has_norm)
+        size = self.n_coefficients - (self.n_coefficients >= self.layout.diagonal)
         kept = (self.padded_components // 16) * (8 * -(-size // 16) + 8)
-        return kept <= _MOST_KEPT and self.shared_bytes <= _MOST_SHARED
+        return kept <= _MOST_KEPT and self.shared_bytes <= shared_bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of :class:`FusedSums` on a device, at most."""
+        size = self.padded_components * self.padded_coefficients
+        small = self.n_features + self.padded_coefficients + 64
+        return 8 * ((_MOST_BLOCKS + 1) * (size + TALLY_VALUES) + size + small)
 
     @property
     def definitions(self) -> dict[str, object]:
@@ -125,7 +131,8 @@ class FusedShape:
     def coefficients(self, theta: Array) -> Array:
         """Θ (n_components, n_coefficients) in float64 as the kernel takes it, filled up."""
         padded = np.zeros((self.padded_components, self.padded_coefficients))
-        padded[:, 0] = _NO_WEIGHT
+        # Without weight: a row far from all components must not fall to one of these.
+        padded[:, 0] = -np.inf
         padded[: self.n_components, : len(self.columns)] = theta[:, self.columns]
         return padded
 
@@ -145,6 +152,11 @@ class FusedShape:
         """
         groups = -(-n_rows // (_ROWS * _WARPS * _LEAST_GROUPS))
         return max(1, min(n_multiprocessors, groups))
+
+
+def most_shared(xp: Any) -> int:
+    """Bytes of shared memory that a block of the current device can ask for."""
+    return int(xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
 
 
 class FusedSums:

@@ -65,8 +65,9 @@ def load_module(source: str, definitions: Definitions) -> Any:
 
 
 @cache
-def _module(source: str, definitions: Definitions, _device: int) -> Any:
-    return load_module(source, definitions)
+def _function(source: str, definitions: Definitions, name: str, _device: int) -> Any:
+    # CuPy compiles a text once; asked for a kernel again, it would look for both again.
+    return load_module(source, definitions).get_function(name)
 
 
 def compiled_kernel(xp: Any, source: str, name: str, **definitions: object) -> Callable[..., None]:
@@ -82,7 +83,7 @@ def compiled_kernel(xp: Any, source: str, name: str, **definitions: object) -> C
         Macros of the source.
     """
     named = tuple(sorted((key, str(value)) for key, value in definitions.items()))
-    function = _module(source, named, int(xp.cuda.Device().id)).get_function(name)
+    function = _function(source, named, name, int(xp.cuda.Device().id))
 
     def launch(how: Launch, *arguments: Any) -> None:
         if how.shared_bytes > _SHARED_WITHOUT_ASKING:

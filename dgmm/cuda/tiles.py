@@ -15,6 +15,7 @@ __all__ = [
     "centre",
     "expectation",
     "fill_features",
+    "is_readable",
     "load_features",
     "readable",
     "softmax",
@@ -97,6 +98,11 @@ def fill_features(xp: Any, features: Any, size: int, layout: Layout) -> None:
     run(how, features, n, layout.n_features, _pairs(xp, layout), size)
 
 
+def is_readable(x: Any) -> bool:
+    """True for rows that kernels read as they are."""
+    return x.dtype.name in _NAMES and bool(x.flags.c_contiguous)
+
+
 def readable(xp: Any, x: Any) -> Any:
     """The rows as kernels read them: without gaps, in float32 or float64, which lose nothing."""
     if x.dtype.name in _NAMES:
@@ -169,4 +175,7 @@ def _device_pairs(xp: Any, layout: Layout, _device: int) -> Any:
     right[layout.means] = np.arange(1, layout.n_features + 1)
     right[layout.norm] = layout.n_features + 1
     left[layout.scalar :], right[layout.scalar :] = (1 + one for one in layout.factors)
-    return xp.asarray(left | right << np.uint32(16))
+    pairs = xp.asarray(left | right << np.uint32(16))
+    # Copied on this thread's stream, and read on those of others as soon as it is returned.
+    xp.cuda.runtime.deviceSynchronize()
+    return pairs

@@ -163,6 +163,11 @@ class Block(ABC):
         return self.is_resident
 
     @property
+    def on_device(self) -> bool:
+        """True if the values are in the memory of a GPU, so that none of the host's is needed."""
+        return False
+
+    @property
     def stamp(self) -> Stamp | None:
         """What the storage said of the files behind the rows; None if there are none to ask of."""
         return None

@@ -46,6 +46,10 @@ class DeviceBlock(Block):
     def is_resident(self) -> bool:
         return True
 
+    @property
+    def on_device(self) -> bool:
+        return True
+
 
 def open_device_array(source: Any, block_bytes: int | None = None) -> Dataset:
     """An array on a GPU: CuPy's, or another library's that shares its memory.
@@ -102,4 +106,7 @@ def like(origin: Any, values: np.ndarray[Any, Any]) -> Any:
 def _digest(array: Any) -> str:
     count = min(int(array.shape[0]), _FINGERPRINT_ROWS)
     sample = np.linspace(0, max(int(array.shape[0]) - 1, 0), count).astype(np.int64)
-    return hashlib.sha256(np.ascontiguousarray(to_host(array[sample])).tobytes()).hexdigest()
+    # The copy waits for what made the rows on the caller's stream; passes have other streams.
+    with namespace("cuda").cuda.Device(array.device.id):
+        found = np.ascontiguousarray(to_host(array[sample]))
+    return hashlib.sha256(found.tobytes()).hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.dataset import Block, Dataset, Rows, fingerprint_of
 from dgmm.data.row_values import Piece, open_column, pieces_of, read_pieces
 from dgmm.data.skipping import skipping, unskipped
@@ -51,7 +52,7 @@ class PairedBlock(Block):
         # What may be cached holds its own rows alone; what is in memory anyway is not cached.
         copy = not self.is_resident
         if self.column is not None:
-            taken = np.array(rows.x[:, self.column], dtype=np.float64)
+            taken = np.array(to_host(rows.x[:, self.column]), dtype=np.float64)
             rows = replace(rows, x=np.delete(rows.x, self.column, axis=1))
             if self.column_holds == "weights":
                 rows = replace(rows, weight=taken)
@@ -112,6 +113,10 @@ class PairedBlock(Block):
     @property
     def holds_rows(self) -> bool:
         return self.rows.holds_rows
+
+    @property
+    def on_device(self) -> bool:
+        return self.rows.on_device
 
     @property
     def has_weight(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import to_host
 from dgmm.data.arrays import is_npy, open_array
 from dgmm.data.dataset import (
     DEFAULT_BLOCK_BYTES,
@@ -67,7 +68,7 @@ def read_pieces(pieces: tuple[Piece, ...], dtype: str, *, copy: bool) -> Array:
     With ``copy`` they are no views, which would keep all that they look into alive.
     """
     parts = [
-        np.asarray(piece.block.read().x)[piece.start : piece.stop, 0].astype(dtype, copy=copy)
+        to_host(piece.block.read().x)[piece.start : piece.stop, 0].astype(dtype, copy=copy)
         for piece in pieces
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, dtype)])
@@ -119,7 +120,7 @@ def _opened(source: Any) -> Dataset:
         return _open_dask(source)
     if type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "store"):
         return _open_zarr(source)
-    array = source if isinstance(source, np.ndarray) else np.asarray(source)
+    array = source if isinstance(source, np.ndarray) else to_host(source)
     return open_array(_two_dimensional(array), DEFAULT_BLOCK_BYTES)
 
 

@@ -147,6 +147,10 @@ class SkippingBlock(Block):
         return self.rows.holds_rows
 
     @property
+    def on_device(self) -> bool:
+        return self.rows.on_device
+
+    @property
     def has_weight(self) -> bool:
         return True
 

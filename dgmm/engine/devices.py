@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -41,7 +41,7 @@ from dgmm.engine.upload import upload
 from dgmm.engine.work import BlockWork, Selection, load
 from dgmm.errors import EngineError, MemoryLimitError, MissingDependencyError
 
-__all__ = ["DevicePasses", "DeviceStore", "devices_of", "explained", "found_devices"]
+__all__ = ["DevicePasses", "DeviceStore", "devices_of", "explained", "found_devices", "too_small"]
 
 M = TypeVar("M", bound=Mergeable)
 
@@ -122,6 +122,9 @@ class DeviceStore:
             Bytes of blocks in flight, workspaces and results.
         """
         with self.stream():
+            # Rows that are on the device already may still be in the making, on streams that those
+            # of a pass do not wait for.
+            self._xp.cuda.runtime.deviceSynchronize()
             free = self._free_bytes() + self.cache.nbytes
         self.cache.resize(max(0, min(most, int(_SHARE * free) - spoken_for)))
 
@@ -151,12 +154,16 @@ class DeviceStore:
                 rows = load(item.block)
                 if not item.block.is_resident:
                     reads = Reads(1, item.block.nbytes)
+            from_device = is_device_array(rows.x)
             with self.stream() as stream:
+                if from_device and not item.block.is_resident:
+                    # Made just now, as a chunk of a Dask array is, on a stream of its own.
+                    self._xp.cuda.runtime.deviceSynchronize()
                 there = replace(rows, x=upload(rows.x, self._xp, stream))
-            if is_device_array(rows.x):
+            if there.x is rows.x:
                 return there, reads
             self.cache.offer(item.number, there)
-            if item.number not in self.cache and not item.block.is_resident:
+            if item.number not in self.cache and not item.block.is_resident and not from_device:
                 host.offer(item.number, rows)
             return there, reads
 
@@ -202,6 +209,8 @@ class DevicePasses:
         self._host, self._block_bytes, self._dataset_bytes = host, block_bytes, dataset_bytes
         self._stores: dict[str, DeviceStore] = {}
         self._slab = _Slab()
+        self._pool: ThreadPoolExecutor | None = None
+        self._n_threads = 0
 
     @property
     def kept_bytes(self) -> int:
@@ -232,19 +241,32 @@ class DevicePasses:
             try:
                 return self._attempt(one, devices, window, span)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if is_sticky(error):
                     raise explained(error) from error
+                if not is_out_of_memory(error):
+                    raise
                 smaller = self._slab.smaller(self.kept_bytes, window)
                 if smaller is None:
-                    raise _too_small(task, self._block_bytes, error) from error
+                    raise too_small(task, self._block_bytes, error) from error
                 self._slab = smaller
                 let_go(error)
             self._give_back()
 
-    def clear(self) -> None:
-        """Forget all blocks."""
+    def close(self) -> None:
+        """Forget all blocks, and let the threads go."""
         for store in self._stores.values():
             store.cache.clear()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+    def _open_pool(self, n_threads: int) -> ThreadPoolExecutor:
+        """The threads of the passes before: each has a handle of cuBLAS, which is dear to make."""
+        if self._pool is None or self._n_threads < n_threads:
+            if self._pool is not None:
+                self._pool.shutdown()
+            self._pool, self._n_threads = ThreadPoolExecutor(n_threads, "dgmm-gpu"), n_threads
+        return self._pool
 
     def _give_back(self) -> None:
         for store in self._stores.values():
@@ -259,15 +281,19 @@ class DevicePasses:
             _Lane(self._store(device, one.task, window), share, offset, window, span, self._host)
             for device, (offset, share) in zip(devices, one.shares(len(devices)), strict=False)
         ]
-        with ThreadPoolExecutor(len(lanes) * (READERS + COMPUTING)) as pool:
-            threads = [
-                thread for lane in lanes for thread in lane.start(pool, one, self._slab.computing)
-            ]
-            try:
-                wait(threads)
-            except BaseException:
-                one.stop(lanes)
-                raise
+        pool = self._open_pool(len(lanes) * (READERS + COMPUTING))
+        threads: list[Future[None]] = []
+        try:
+            for lane in lanes:
+                threads += lane.start(pool, one, self._slab.computing)
+            for _ in as_completed(threads):
+                if any(lane.feed.has_failed for lane in lanes):
+                    one.stop(lanes)
+        except BaseException:
+            one.stop(lanes)
+            raise
+        finally:
+            wait(threads)
         for lane in lanes:
             lane.feed.check()
         reads = Reads()
@@ -362,7 +388,8 @@ def explained(error: BaseException) -> BaseException:
     )
 
 
-def _too_small(task: Any, block_bytes: int, error: BaseException) -> MemoryLimitError:
+def too_small(task: Any, block_bytes: int, error: BaseException) -> MemoryLimitError:
+    """The error to raise where nothing is left that a device could give up."""
     return MemoryLimitError(
         f"the GPU is out of memory with one block of {block_bytes} bytes in flight and "
         f"{task.device_bytes} bytes of workspace ({error}); use fewer components or restarts "

@@ -182,6 +182,11 @@ class Feed:
             self._stopped = True
             self._changed.notify_all()
 
+    @property
+    def has_failed(self) -> bool:
+        """True if an error stopped it."""
+        return self._error is not None
+
     def check(self) -> None:
         """Raise the error that stopped the feed, if one did."""
         if self._error is not None:

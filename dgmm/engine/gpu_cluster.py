@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from typing import Any
 
 from dgmm.devices import gpu_count, why_no_gpu
-from dgmm.errors import MissingDependencyError
+from dgmm.errors import InvalidParameterError, MissingDependencyError
 
 __all__ = ["gpu_cluster", "worker_specification"]
 
@@ -35,6 +36,8 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
     ------
     MissingDependencyError
         If there is no GPU.
+    InvalidParameterError
+        If there are fewer than ``n_gpus`` in ``CUDA_VISIBLE_DEVICES``.
 
     Examples
     --------
@@ -42,6 +45,11 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
     >>> engine = dgmm.DaskEngine(Client(dgmm.gpu_cluster()))             # doctest: +SKIP
     """
     count = gpu_count() if n_gpus is None else n_gpus
+    names = visible_names()
+    if names and count > len(names):
+        raise InvalidParameterError(
+            f"n_gpus={count}, and CUDA_VISIBLE_DEVICES={','.join(names)} shows {len(names)}"
+        )
     if not count:
         raise MissingDependencyError(
             f"a cluster of GPUs needs one: {why_no_gpu()}; install the driver and "
@@ -58,9 +66,16 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
 
 
 def worker_specification(n_gpus: int) -> dict[int, dict[str, Any]]:
-    """Workers for ``distributed.SpecCluster``, each of which sees one device."""
+    """Workers for ``distributed.SpecCluster``, each of which sees one device.
+
+    One of those that this process sees: ``CUDA_VISIBLE_DEVICES`` of a job on a shared machine names
+    what is its own.
+    """
     from distributed import Nanny
 
+    names = visible_names()
+    # Unless this process was told otherwise, devices are numbered as nvidia-smi numbers them.
+    order = os.environ.get("CUDA_DEVICE_ORDER", "FASTEST_FIRST" if names else "PCI_BUS_ID")
     return {
         number: {
             "cls": Nanny,
@@ -68,12 +83,20 @@ def worker_specification(n_gpus: int) -> dict[int, dict[str, Any]]:
                 "nthreads": 1,
                 "host": "127.0.0.1",
                 "dashboard_address": None,
-                # Devices are numbered as nvidia-smi numbers them, whatever is fastest.
-                "env": {"CUDA_VISIBLE_DEVICES": str(number), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+                "env": {
+                    "CUDA_VISIBLE_DEVICES": names[number] if names else str(number),
+                    "CUDA_DEVICE_ORDER": order,
+                },
             },
         }
         for number in range(n_gpus)
     }
+
+
+def visible_names() -> list[str]:
+    """Devices that ``CUDA_VISIBLE_DEVICES`` names; empty if it does not."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [name.strip() for name in names if name.strip()]
 
 
 def _scheduler() -> dict[str, Any]:

@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from dgmm.data.dataset import Dataset
+from dgmm.devices import is_out_of_memory, is_sticky
 from dgmm.engine.allocator import return_freed_blocks
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.cache import BlockCache
-from dgmm.engine.devices import COMPUTING, DevicePasses, devices_of
+from dgmm.engine.devices import COMPUTING, DevicePasses, devices_of, explained, too_small
 from dgmm.engine.feed import Feed, Lease, evaluate_parts
 from dgmm.engine.memory import (
     READERS,
@@ -106,8 +107,8 @@ class LocalSession:
         self._everything = select(dataset)
         self._demand = demand_of(dataset.blocks, max(self._everything.shape.parts))
         self._cache = BlockCache()
-        largest = max((block.nbytes for block in dataset.blocks), default=0)
-        self._devices = DevicePasses(self._cache, largest, dataset.nbytes)
+        self._largest = max((block.nbytes for block in dataset.blocks), default=0)
+        self._devices = DevicePasses(self._cache, self._largest, dataset.nbytes)
         self._one_pass = threading.Lock()
         self._ahead: _Ahead | None = None
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
@@ -183,6 +184,12 @@ class LocalSession:
             threads = readers + _compute(pool, self.plan, feed, (task,), feed.put, devices)
             try:
                 yield from feed.values()
+            except Exception as error:
+                if is_sticky(error):
+                    raise explained(error) from error
+                if is_out_of_memory(error):
+                    raise too_small(task, self._largest, error) from error
+                raise
             finally:
                 feed.stop()
                 _finish(feed, threads)
@@ -195,8 +202,11 @@ class LocalSession:
         with self._one_pass:
             self._open_pool()
             self._drop_ahead()
-            height, n_kept = selection.shape.height, len(selection.work) if keep_blocks else 0
-            pinned = READERS * len(devices) * max(item.block.nbytes for item in selection.work)
+            n, n_kept = len(devices), len(selection.work) if keep_blocks else 0
+            # Each device goes up the tree from its own share of the parts.
+            height = n * (selection.shape.height + COMPUTING)
+            uploaded = [item.block for item in selection.work if not item.block.on_device]
+            pinned = READERS * n * max((block.nbytes for block in uploaded), default=0)
             other = {"results kept by block": n_kept * task.result_bytes, "pinned memory": pinned}
             self.plan = self._make_plan(
                 replace(self._demand, result_bytes=task.result_bytes, height=height, other=other)
@@ -209,7 +219,7 @@ class LocalSession:
                 selection,
                 keep_blocks=keep_blocks,
                 window=self.plan.window,
-                span=self.plan.span,
+                span=max(COMPUTING, self.plan.span // n),
             )
             self.counters.block_reads += reads.blocks
             self.counters.bytes_read += reads.nbytes
@@ -220,7 +230,7 @@ class LocalSession:
         """Stop the threads and forget the cached blocks."""
         pool, self._pool = self._pool, None
         self._drop_ahead()
-        self._devices.clear()
+        self._devices.close()
         if pool is not None:
             pool.shutdown()
         self._cache.clear()

@@ -10,8 +10,8 @@ from dgmm.devices import is_device_array
 
 __all__ = ["upload"]
 
-# What a device computes with as it is.
-_NATIVE = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+# cudaMemoryTypeHost (CUDA Runtime API, "Data types"): memory of the host that CUDA has pinned.
+_PINNED = 1
 
 
 def upload(x: Any, xp: Any, stream: Any) -> Any:
@@ -21,8 +21,13 @@ def upload(x: Any, xp: Any, stream: Any) -> Any:
     that the system could move, unless that is where they are.
     """
     if is_device_array(x):
-        return x if x.device.id == xp.cuda.Device().id else x.copy()
-    if x.dtype.newbyteorder("=").name not in _NATIVE:
+        if x.device.id == xp.cuda.Device().id:
+            return x
+        there = x.copy()
+        stream.synchronize()
+        return there
+    if x.dtype.itemsize > 8:
+        # NumPy's widest numbers are none of a device's.
         x = x.astype(np.float64)
     target = xp.empty(x.shape, x.dtype.newbyteorder("="))
     if x.size:
@@ -38,8 +43,7 @@ def _is_pinned(x: np.ndarray[Any, Any], xp: Any) -> bool:
         return False
     runtime = xp.cuda.runtime
     try:
-        # A device sees pinned memory by an address of its own, other memory of the host by none.
-        return bool(runtime.pointerGetAttributes(x.ctypes.data).devicePointer)
+        return bool(runtime.pointerGetAttributes(x.ctypes.data).type == _PINNED)
     except runtime.CUDARuntimeError:
         return False
 

@@ -15,7 +15,7 @@ from dgmm.covariance import family_names, family_of
 from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
 from dgmm.priors import Priors
-from dgmm.profile import Sample
+from dgmm.row_sample import Sample
 from tests.numerics.problems import blobs, profile_of
 
 SEED = np.random.SeedSequence(5, spawn_key=(1, 0))

@@ -17,10 +17,10 @@ def emulated(monkeypatch):
     monkeypatch.setattr(modules, "load_module", emulated_module)
     # Blocks that have nothing to do take as long here as the others.
     monkeypatch.setattr(tiles, "_TALLIES", 3)
-    for remembered in (modules._module, tiles._device_pairs):
+    for remembered in (modules._function, tiles._device_pairs):
         remembered.cache_clear()
     yield EmulatedCupy()
-    for remembered in (modules._module, tiles._device_pairs):
+    for remembered in (modules._function, tiles._device_pairs):
         remembered.cache_clear()
 
 

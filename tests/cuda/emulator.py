@@ -112,6 +112,10 @@ class DeviceArray(np.ndarray):
     def get(self):
         return np.array(self.view(np.ndarray))
 
+    def copy(self, order="C"):
+        # To the current device, wherever it lies, as CuPy's is.
+        return _placed(np.array(self.view(np.ndarray)), Device().id)
+
     def set(self, source, stream=None):
         assert type(source) is np.ndarray
         assert source.flags.c_contiguous
@@ -129,6 +133,20 @@ class DeviceArray(np.ndarray):
 
     def __array_function__(self, function, types, arguments, options):
         return _call(function, arguments, options, self.number)
+
+
+class Tensor:
+    """An array on a device of another library: CuPy can take it, and NumPy cannot."""
+
+    def __init__(self, values):
+        self._values = np.array(values)
+
+    @property
+    def __cuda_array_interface__(self):
+        return self._values.__array_interface__
+
+    def __array__(self, *_, **__):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
 
 def _bare(one):
@@ -170,11 +188,15 @@ class Device:
     """A device of the emulation. ``n`` multiprocessors; ``current`` of each thread."""
 
     n = 3
+    most_shared = 99 * 1024
     current = threading.local()
 
     def __init__(self, number=None):
         self.id = getattr(self.current, "id", 0) if number is None else int(number)
-        self.attributes = {"MultiProcessorCount": self.n}
+        self.attributes = {
+            "MultiProcessorCount": self.n,
+            "MaxSharedMemoryPerBlockOptin": self.most_shared,
+        }
 
     def use(self):
         self.current.id = self.id
@@ -253,7 +275,7 @@ class EmulatedCupy(ModuleType):
             getDeviceProperties=lambda _number: {"name": b"Emulation", "multiProcessorCount": 3},
             deviceGetAttribute=lambda _attribute, _number: self.ratio,
             memGetInfo=lambda: (self.memory.limit - self.memory.used_bytes(), self.memory.limit),
-            pointerGetAttributes=lambda _pointer: SimpleNamespace(devicePointer=0),
+            pointerGetAttributes=lambda _pointer: SimpleNamespace(type=0),
         )
         self.cuda = SimpleNamespace(
             Device=Device, Stream=new_stream, runtime=runtime, alloc_pinned_memory=bytearray
@@ -266,6 +288,9 @@ class EmulatedCupy(ModuleType):
     def asarray(self, values, dtype=None):
         if isinstance(values, DeviceArray) and dtype is None:
             return values
+        if not isinstance(values, np.ndarray) and hasattr(values, "__cuda_array_interface__"):
+            shown = SimpleNamespace(__array_interface__=values.__cuda_array_interface__)
+            values = np.asarray(shown)
         return _placed(np.array(values, dtype), Device().id)
 
     array = asarray

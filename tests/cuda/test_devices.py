@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +11,19 @@ import pytest
 import dgmm
 from dgmm import devices
 from dgmm.data.opening import open_dataset
-from dgmm.engine.devices import _Slab
+from dgmm.engine.devices import COMPUTING, _Slab
 from dgmm.engine.local import LocalEngine
+from dgmm.engine.memory import READERS
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.guard import Level
 from dgmm.testing.families import frames_around
-from tests.cuda.emulator import CUDARuntimeError, OutOfMemoryError, needs_compiler
+from tests.cuda.emulator import (
+    CUDARuntimeError,
+    Device,
+    DeviceArray,
+    OutOfMemoryError,
+    needs_compiler,
+)
 from tests.numerics.problems import random_mixture, rows_of
 
 pytestmark = needs_compiler
@@ -98,7 +106,7 @@ def test_streams_are_used_again(cupy):
 
 def test_rows_in_pinned_memory_are_not_copied_before(cupy, monkeypatch):
     there = cupy()
-    pinned = SimpleNamespace(devicePointer=1)
+    pinned = SimpleNamespace(type=1)
     there.cuda.runtime.pointerGetAttributes = lambda _pointer: pinned
     monkeypatch.setattr(there.cuda, "alloc_pinned_memory", _raises(AssertionError()))
     with _session() as session:
@@ -147,6 +155,62 @@ def test_an_error_of_the_data_names_the_block(cupy):
         _run(session)
 
 
+def test_rows_on_a_device_need_no_pinned_memory(cupy):
+    there = cupy(2)
+    for x, pinned in ((there.asarray(X), 0), (X, 2 * 2 * BLOCK)):
+        with _session(x) as session:
+            _run(session)
+            assert session.plan.items["pinned memory"] == pinned
+
+
+def test_rows_on_another_device_are_copied_once_and_waited_for(cupy, right, monkeypatch):
+    there = cupy(2)
+    copied, usual = [], DeviceArray.copy
+    monkeypatch.setattr(
+        DeviceArray, "copy", lambda self: (copied.append(len(self)), usual(self))[1]
+    )
+    with _session(there.asarray(X)) as session:
+        for _ in range(3):
+            found = _run(session)
+    np.testing.assert_allclose(found.moments, right.moments, rtol=1e-12, atol=1e-9)
+    assert copied == [40] * 4
+    waits = [event for stream in there.streams for event in stream.events]
+    assert waits.count(("synchronize", 0)) == 4
+
+
+def test_rows_in_the_making_are_waited_for(cupy):
+    there = cupy()
+    x, waited = there.asarray(X), []
+    there.cuda.runtime.deviceSynchronize = lambda: waited.append(True)
+    with _session(x) as session:
+        _run(session)
+    assert waited
+
+
+def test_the_device_of_the_callers_thread_stays_what_it_was(cupy):
+    cupy(2)
+    with pytest.warns(UserWarning, match="did not converge"):
+        dgmm.GaussianMixture(2, device="cuda:1", max_iter=1, tol=0.0).fit(X).predict(X)
+    with _session() as session:
+        _run(session, "cuda:1")
+    assert Device().id == 0
+
+
+def test_threads_are_those_of_the_passes_before(cupy, monkeypatch):
+    cupy()
+    threads, usual = set(), BatchPass.evaluate
+    monkeypatch.setattr(
+        BatchPass,
+        "evaluate",
+        lambda *given: (threads.add(threading.current_thread()), usual(*given))[1],
+    )
+    with _session() as session:
+        for _ in range(4):
+            _run(session)
+    assert 1 <= len(threads) <= READERS + COMPUTING
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_values_of_rows(cupy):
     cupy(2)
     task = RowPass(KERNELS[0], "labels", "float64", "cuda")
@@ -154,6 +218,22 @@ def test_values_of_rows(cupy):
         labels = np.concatenate([part for _, part in session.stream(task)])
         plain = [part for _, part in session.stream(RowPass(KERNELS[0], "labels", "float64"))]
     np.testing.assert_array_equal(labels, np.concatenate(plain))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (OutOfMemoryError(), dgmm.MemoryLimitError),
+        (CUDARuntimeError(700), dgmm.EngineError),
+        (KeyError("x"), KeyError),
+    ],
+)
+def test_errors_while_values_are_streamed_say_what_to_do(raised, expected, cupy, monkeypatch):
+    cupy()
+    task = RowPass(KERNELS[0], "labels", "float64", "cuda")
+    monkeypatch.setattr(RowPass, "evaluate", _raises(raised))
+    with _session() as session, pytest.raises(expected):
+        list(session.stream(task))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])

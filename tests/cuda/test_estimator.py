@@ -10,7 +10,7 @@ import dgmm
 from dgmm.arrays import explain_device
 from dgmm.device_profile import profile_on
 from dgmm.guard import Level, first_level
-from tests.cuda.emulator import DeviceArray, needs_compiler
+from tests.cuda.emulator import DeviceArray, Tensor, needs_compiler
 from tests.numerics.problems import profile_task, random_mixture, rows_of
 
 pytestmark = needs_compiler
@@ -44,6 +44,18 @@ def test_rows_on_a_device_give_results_on_it(cupy):
         values = getattr(found, name)(x)
         assert isinstance(values, DeviceArray)
         np.testing.assert_array_equal(values.get(), getattr(found, name)(X))
+
+
+def test_weights_and_labels_on_a_device(cupy):
+    cupy()
+    weights, labels = np.arange(200) % 3.0, np.where(np.arange(200) % 7 == 0, 1, -1)
+    found = []
+    for make in (np.array, Tensor):
+        model = dgmm.GaussianMixture(3, random_state=0, max_iter=3, tol=0.0, device="cuda")
+        with pytest.warns(UserWarning, match="did not converge"):
+            model.fit(X, sample_weight=make(weights), labels=make(labels))
+        found.append(model.means_)
+    np.testing.assert_array_equal(found[1], found[0])
 
 
 def test_rows_on_a_device_can_be_fitted_by_processors(cupy):

@@ -70,7 +70,7 @@ def test_sums_and_tallies_of_any_number_of_rows(block, n_rows, emulated):
 )
 def test_shapes_and_stored_dtypes(n_features, n_components, block, dtype, emulated):
     shape = FusedShape(n_features, n_components, getattr(Layout(n_features), block))
-    assert shape.fits
+    assert shape.fits()
     theta, x, origin = _problem(1, shape, 70, scale=0.3)
     x = (3 * x).astype(dtype)
     _compare(_run(emulated, shape, theta, origin, x), _expected(shape, theta, x, origin))
@@ -101,6 +101,15 @@ def test_the_first_bad_row_is_named(place, bad, emulated):
     x[[place, 199], 1] = bad
     _, tally = _run(emulated, shape, theta, origin, x)
     assert tally[5] == place
+
+
+def test_a_row_too_far_from_every_component_is_named(emulated):
+    shape = FusedShape(2, 3, Layout(2).diagonal)
+    theta, x, origin = _problem(4, shape, 40)
+    theta[:, shape.layout.squares] = -1e300
+    x[21] = 1e10
+    _, tally = _run(emulated, shape, theta, origin, x)
+    assert tally[5] == 21
 
 
 def test_components_far_apart_and_without_weight(emulated):
@@ -135,7 +144,7 @@ def test_the_matrix_product_of_older_devices_is_the_same(emulated, monkeypatch):
         "load_module",
         lambda source, defined: emulated_module(source, defined, ("DGMM_DIVIDED_PRODUCT",)),
     )
-    modules._module.cache_clear()
+    modules._function.cache_clear()
     _compare(_run(emulated, shape, theta, origin, x), expected)
 
 
@@ -150,7 +159,7 @@ def test_the_order_in_which_threads_run_changes_no_bit(block, emulated, monkeypa
         "load_module",
         lambda source, defined: emulated_module(source, defined, ("DGMM_REVERSED",)),
     )
-    modules._module.cache_clear()
+    modules._function.cache_clear()
     backwards = _run(emulated, shape, theta, origin, x, weights)
     np.testing.assert_array_equal(backwards[0], forwards[0])
     np.testing.assert_array_equal(backwards[1], forwards[1])
@@ -171,7 +180,15 @@ def test_every_family_has_its_features(name):
 
 
 def test_what_does_not_fit_in_registers_is_left_to_tiles():
-    assert FusedShape(16, 16, Layout(16).full).fits
-    assert not FusedShape(64, 64, Layout(64).full).fits
-    assert not FusedShape(16, 17, Layout(16).full).fits
-    assert not FusedShape(5000, 2, Layout(5000).linear).fits
+    assert FusedShape(16, 16, Layout(16).full).fits()
+    assert not FusedShape(64, 64, Layout(64).full).fits()
+    assert not FusedShape(16, 17, Layout(16).full).fits()
+    assert not FusedShape(5000, 2, Layout(5000).linear).fits()
+    # A constant and 160 features are eleven times sixteen coefficients.
+    assert not FusedShape(160, 16, Layout(160).linear).fits()
+
+
+def test_what_does_not_fit_in_shared_memory_is_left_to_tiles():
+    shape = FusedShape(64, 16, Layout(64).diagonal)
+    assert shape.fits(163 * 1024)
+    assert not shape.fits(99 * 1024)

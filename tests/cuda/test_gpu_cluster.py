@@ -12,6 +12,7 @@ from distributed import Client
 import dgmm
 from dgmm.engine import device_worker
 from dgmm.engine.device_worker import WorkerDevice
+from dgmm.engine.gpu_cluster import worker_specification
 from tests.cuda.emulator import CUDARuntimeError, OutOfMemoryError
 
 
@@ -26,6 +27,22 @@ def test_every_worker_sees_a_device_of_its_own():
     with dgmm.gpu_cluster(2) as cluster, Client(cluster) as client:
         assert sorted(client.run(_visible).values()) == ["0", "1"]
         assert set(client.nthreads().values()) == {1}
+
+
+def test_workers_share_out_the_devices_that_this_process_sees(monkeypatch):
+    def seen():
+        return [one["options"]["env"] for one in worker_specification(2).values()]
+
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5ebe9f43")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen()] == ["3", "GPU-5ebe9f43"]
+    # The numbers are the caller's, and so is the order that they count in.
+    assert {one["CUDA_DEVICE_ORDER"] for one in seen()} == {"FASTEST_FIRST"}
+    with pytest.raises(dgmm.InvalidParameterError, match="n_gpus=3"):
+        dgmm.gpu_cluster(3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen()] == ["0", "1"]
+    assert {one["CUDA_DEVICE_ORDER"] for one in seen()} == {"PCI_BUS_ID"}
 
 
 def test_a_worker_whose_device_is_lost_ends(monkeypatch):

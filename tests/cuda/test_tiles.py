@@ -121,6 +121,34 @@ def test_a_bad_row_is_named(place, policy, on_cuda):
         task.evaluate(Rows(x, first_row=1000), task.workspace())
 
 
+@pytest.mark.parametrize("policy", [Expectation(), Classification()], ids=["fused", "tiles"])
+def test_a_bad_row_is_named_among_rows_that_weigh_nothing(policy, on_cuda):
+    mixture = random_mixture(np.random.default_rng(9), "full", 3, 5)
+    x, weight = rows_of(mixture, 150, 9), np.arange(150) % 3.0
+    x[130, 1] = np.nan
+    kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    task = BatchPass(kernels, policy, "cuda")
+    with pytest.raises(InvalidDataError, match="row 1130, feature 1 is nan"):
+        task.evaluate(Rows(x, 1000, weight=weight), task.workspace())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_that_have_to_be_converted_are_in_pieces(weighted, on_cuda, monkeypatch):
+    mixture = random_mixture(np.random.default_rng(9), "full", 3, 5)
+    x = rows_of(mixture, 150, 9)
+    weight = np.arange(150) % 3.0 if weighted else None
+    kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    converted = []
+    usual = tiles.readable
+    monkeypatch.setattr(
+        "dgmm.cuda.fused.readable", lambda xp, x: (converted.append(len(x)), usual(xp, x))[1]
+    )
+    for stored in ((10 * x).astype("int16"), np.asfortranarray(x)):
+        right, found = _statistics(kernels, Rows(stored, weight=weight))
+        _compare(right, found, 1e-12)
+    assert converted == 2 * [64, 64, 22]
+
+
 @pytest.mark.parametrize(
     ("n_features", "stored", "dtype"),
     [
@@ -185,10 +213,15 @@ def test_the_order_in_which_threads_run_changes_no_bit(on_cuda, monkeypatch):
         "load_module",
         lambda source, defined: emulated_module(source, defined, ("DGMM_REVERSED",)),
     )
-    modules._module.cache_clear()
+    modules._function.cache_clear()
     _, backwards = _statistics(kernels, rows)
     np.testing.assert_array_equal(backwards.moments, forwards.moments)
     assert backwards.log_likelihood == forwards.log_likelihood
+
+
+def test_sums_in_float32_are_over_fewer_rows(emulated):
+    backend = CudaBackend(emulated)
+    assert backend.tile_rows(10, 4) == 32768 < backend.tile_rows(10, 8)
 
 
 def test_more_sums_than_registers_hold_go_through_tiles(on_cuda):

@@ -15,13 +15,14 @@ import pytest
 import dgmm
 from dgmm.backend import backend_of
 from dgmm.covariance import family_names
-from dgmm.cuda.fused import FusedShape
+from dgmm.cuda.fused import FusedShape, most_shared
 from dgmm.data.dataset import Rows
 from dgmm.devices import gpu_count
-from dgmm.engine.devices import DeviceStore
+from dgmm.engine.devices import DeviceStore, _Slab
 from dgmm.engine.local import LocalEngine
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.features import Layout
+from dgmm.fused import fused_workspace
 from dgmm.guard import Level
 from dgmm.posterior import Annealed, Classification, Expectation, KnownLabels, Stochastic
 from dgmm.testing.families import frames_around
@@ -118,8 +119,9 @@ def rows():
     return rows_of(mixture, 200_000, 11, "float32")
 
 
-def _fit(x, **options):
-    return dgmm.GaussianMixture(4, random_state=0, max_iter=8, tol=0.0, **options).fit(x)
+def _fit(x, sample_weight=None, **options):
+    model = dgmm.GaussianMixture(4, random_state=0, max_iter=8, tol=0.0, **options)
+    return model.fit(x, sample_weight=sample_weight)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -155,6 +157,9 @@ def test_rows_on_the_device_stay_there(rows, cupy):
     found = _fit(x)
     np.testing.assert_allclose(found.means_, _fit(rows, device="cuda").means_, rtol=1e-6)
     assert isinstance(found.predict(x), cupy.ndarray)
+    weights = np.arange(len(rows)) % 3.0
+    weighted = [_fit(x, sample_weight=one) for one in (weights, cupy.asarray(weights))]
+    np.testing.assert_array_equal(weighted[1].means_, weighted[0].means_)
 
 
 def test_out_of_memory_shrinks_the_slab_and_changes_no_bit(rows, cupy, monkeypatch):
@@ -167,12 +172,14 @@ def test_out_of_memory_shrinks_the_slab_and_changes_no_bit(rows, cupy, monkeypat
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     taken = pool.used_bytes()
-    pool.set_limit(taken + 24 * 2**20)
+    # Less than the five blocks of the data, more than one of them and the sums of a kernel.
+    pool.set_limit(taken + 3 * 2**20)
     # Unasked, so that the limit is run into.
     monkeypatch.setattr(DeviceStore, "_free_bytes", lambda _: 2**40)
     try:
         with LocalEngine().session(dataset) as session:
             found = session.run(task).total.members[0]
+            assert session._devices._slab != _Slab()
     finally:
         pool.set_limit(0)
     np.testing.assert_array_equal(found.moments, right.moments)
@@ -223,10 +230,27 @@ def test_a_cluster_of_gpus_gives_the_bits_of_this_process(rows, tmp_path):
     np.testing.assert_array_equal(found.covariances_, right.covariances_)
 
 
-def test_shared_memory_and_registers_allow_the_largest_shape():
-    shape = FusedShape(64, 16, Layout(64).diagonal)
-    assert shape.fits
-    mixture = random_mixture(np.random.default_rng(12), "diag", 16, 64)
+@pytest.mark.parametrize(("d", "block"), [(64, "diagonal"), (62, "diagonal"), (16, "full")])
+def test_shared_memory_and_registers_allow_the_largest_shapes(d, block, cupy):
+    name = "diag" if block == "diagonal" else "full"
+    mixture = random_mixture(np.random.default_rng(12), name, 16, d)
     kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
-    assert backend_of("cuda").xp.__name__ == "cupy"
+    fits = FusedShape(d, 16, getattr(Layout(d), block)).fits(most_shared(cupy))
+    used = fused_workspace(kernels[0], [Expectation()], backend_of("cuda"))
+    assert (used is not None) is fits
     _agree(*_both(kernels, Rows(rows_of(mixture, 4000, 12))), 1e-10)
+
+
+def test_rows_that_are_still_being_made_are_waited_for(cupy):
+    mixture = random_mixture(np.random.default_rng(13), "full", 4, 16)
+    kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    task, x = BatchPass(kernels, device="cuda"), cupy.zeros((2_000_000, 16))
+    dataset = dgmm.open_dataset(x)
+    busy = cupy.random.standard_normal((4096, 4096))
+    with LocalEngine().session(dataset) as session:
+        for _ in range(30):
+            cupy.matmul(busy, busy)
+        x += cupy.asarray(mixture.means[0])
+        found = session.run(task).total.members[0]
+        right = session.run(task).total.members[0]
+    np.testing.assert_array_equal(found.moments, right.moments)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import dgmm
 from dgmm import arrays, compiled
 from dgmm.arrays import COMPILED, resolve_device
 from dgmm.backend import Backend, CompiledBackend, backend_of
+from dgmm.compiled.loops import compiled_once
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.expectation import BatchPass, RowPass, plan_batch
@@ -192,3 +196,33 @@ def test_without_numba_the_error_says_what_to_install(monkeypatch):
     assert resolve_device("auto", 10**9) == "cpu"
     with pytest.raises(dgmm.MissingDependencyError, match=r"dgmm\[compiled\]"):
         compiled.require()
+
+
+def test_of_several_threads_one_compiles():
+    made, both = [], threading.Barrier(2)
+
+    @compiled_once
+    def make(name):
+        made.append(name)
+        # Would be passed at once if another thread came this far.
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+        return object()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(make, ["loop", "loop"])
+    assert made == ["loop"]
+    assert first is second
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_lie_where_no_number_begins(dtype):
+    mixture = random_mixture(np.random.default_rng(5), "full", 3, 4)
+    x = rows_of(mixture, 300, 5, dtype)
+    crooked = np.frombuffer(b"." + x.tobytes(), dtype, offset=1).reshape(x.shape)
+    assert not crooked.flags.aligned
+    kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    for policy in (Expectation(), Classification()):
+        task = BatchPass(kernels, policy, device=COMPILED)
+        found, right = (task.evaluate(Rows(one), task.workspace()) for one in (crooked, x))
+        np.testing.assert_array_equal(found.members[0].moments, right.members[0].moments)

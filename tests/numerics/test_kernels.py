@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,8 @@ from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.guard import Level
+from dgmm.posterior import Posterior
+from dgmm.scalars import Scalars
 from dgmm.testing.families import evaluate, frames_around, row_values
 from tests.numerics.problems import blobs, random_mixture, rows_of
 
@@ -186,7 +187,7 @@ def test_rows_that_need_the_fallback_fit_what_was_projected(output):
     tracemalloc.stop()
     values = len(x) * task.value_bytes_per_row
     # The fallback's buffers alone would break the projection of the first kernel.
-    assert replace(task, fallback=None).workspace_bytes + values < peak
+    assert kernel.workspace_bytes(Backend(np)) + values < peak
     assert peak <= task.workspace_bytes + values + 2**16
 
 
@@ -226,3 +227,14 @@ def test_coefficients_of_a_product_are_finite():
     for level in (Level.FLOAT32, Level.FLOAT64):
         (kernel,) = plan_batch([none], [level], frames_around(none))
         assert np.all(np.isfinite(kernel.blocks[0].theta))
+
+
+def test_densities_whose_sum_alone_is_not_finite_name_the_least():
+    scalars = Scalars(Backend(np))
+    rows = Rows(np.arange(5.0)[:, None], first_row=10)
+    density = np.array([0.0, -1e308, -1.2e308, -1.0, -1e308])
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(InvalidDataError, match="row 12 has no finite log density"),
+    ):
+        scalars.add(Posterior(density, np.zeros(5)), None, rows)

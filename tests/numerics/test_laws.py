@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -18,7 +19,8 @@ from dgmm.errors import InvalidDataError
 from dgmm.features import Layout, fill_features, pack_symmetric, unpack_symmetric
 from dgmm.frame import Frame
 from dgmm.mixture import whitened_frame
-from dgmm.profile import Profile, Sample
+from dgmm.profile import Profile, ProfilePass
+from dgmm.row_sample import Sample
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 from tests.numerics.problems import profile_of, profile_task, random_covariances
 
@@ -291,3 +293,36 @@ def test_a_whitened_frame_exists_for_any_covariance():
         frame = whitened_frame(np.zeros(3), covariance)
         assert frame.is_matrix
         assert np.all(np.isfinite(frame.inverse))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_profile_of_narrow_rows_stays_within_its_memory(weighted):
+    n = 2**20
+    x = np.random.default_rng(0).standard_normal((n, 1)).astype("float32")
+    weight = np.full(n, 2.0) if weighted else None
+    task = ProfilePass(n, 1, 1000, 0, 4, weighted=weighted)
+    tracemalloc.start()
+    try:
+        task.evaluate(Rows(x, weight=weight), task.workspace())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= task.workspace_bytes + 2 * task.result_bytes + task.sample_bytes
+
+
+def test_a_sample_does_not_depend_on_how_many_rows_are_hashed_together(monkeypatch):
+    rng = np.random.default_rng(1)
+    x, weight = rng.standard_normal((1000, 2)), rng.integers(0, 3, 1000).astype(float)
+    labels = np.where(np.arange(1000) % 3 == 0, 1, -1)
+    for rows in (Rows(x, 7), Rows(x, 7, weight=weight, labels=labels)):
+        has = rows.weight is not None
+        task = ProfilePass(1000, 2, 50, 3, 8, weighted=has, labelled=has)
+        whole = task.evaluate(rows, None)
+        with monkeypatch.context() as patch:
+            patch.setattr("dgmm.profile._HASHED_ROWS", 64)
+            pieces = task.evaluate(rows, None)
+        pairs = [(whole.sample, pieces.sample)] + ([(whole.known, pieces.known)] if has else [])
+        for right, found in pairs:
+            np.testing.assert_array_equal(found.rows, right.rows)
+            np.testing.assert_array_equal(found.x, right.x)
+            assert found.least_dropped == right.least_dropped
