@@ -321,7 +321,7 @@ def talk_options(command: F) -> F:
     """How much is said."""
     return _with(
         command,
-        _flag("quiet", "-q", "--quiet", help="Say nothing but errors."),
+        _flag("quiet", "-q", "--quiet", help="Say nothing but warnings and errors."),
         _flag("verbose", "-v", "--verbose", help="Show every iteration, in lines."),
         _flag("debug", "--debug", help="Show the traceback of an error."),
     )
