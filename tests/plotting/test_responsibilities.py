@@ -114,7 +114,7 @@ def test_data_larger_than_memory_is_read_once_and_never_held(function, tmp_path)
     )
     model = dgmm.GaussianMixture.from_parameters(
         [1.0], np.zeros((1, 16)), 1.0, covariance_type="tied_spherical",
-        engine=engine, memory_limit="30MiB",
+        engine=engine, memory_limit="36MiB",
     )  # fmt: skip
     nbytes, dataset = x.nbytes, dgmm.open_dataset(tmp_path / "x.npy", block_bytes="512KiB")
     del x
