@@ -290,5 +290,5 @@ def _is_canonical(header: dict[str, Any], text: str) -> bool:
     # Floats out of range come back as infinity, which has no spelling.
     try:
         return canonical(header) == text
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -139,7 +139,8 @@ class Directory:
     def sweep(self) -> None:
         for entry in self._entries():
             if _LEFTOVER.fullmatch(entry.name):
-                self._disk.remove(self._path / entry.name)
+                path = self._path / entry.name
+                self._tried("remove a leftover in", partial(self._disk.remove, path))
 
     def _entries(self) -> list[os.DirEntry[str]]:
         def entries() -> list[os.DirEntry[str]]:
@@ -218,7 +219,8 @@ class Bucket:
             match = _NAME.fullmatch(name)
             # What is newer than all that is complete may be on its way.
             if match and int(match[1]) < newest and int(match[1]) not in kept:
-                self._delete(f"{self._root}/{name}")
+                path = f"{self._root}/{name}"
+                self._tried("remove a leftover in", partial(self._delete, path))
 
     def _expected(self, number: int) -> tuple[Any, Any]:
         """Size and digest, as the marker has them."""

@@ -26,6 +26,18 @@ _SEAL = Seal(
     foreign="give the directory or URL that a fit was given as its checkpoint",
 )
 
+# What contents that are no state can raise, however they were made.
+_NO_STATE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    DgmmError,
+)
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -119,7 +131,7 @@ def decode(name: str, file: BinaryIO, size: int) -> FitState:
     arrays, facts = _SEAL.open(name, file, size)
     try:
         return _state_of(unpack(arrays, facts))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DgmmError) as error:
+    except _NO_STATE as error:
         raise CheckpointError(
             f"{name} is a dgmm checkpoint file but does not describe a fit: {error}"
         ) from error

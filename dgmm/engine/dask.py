@@ -194,7 +194,13 @@ class _OwnCluster:
                         f"cannot start a Dask cluster on this machine: {error}"
                     ) from error
                 # Not the default client: what the engine starts is its own affair.
-                self._client = Client(cluster, set_as_default=False)
+                try:
+                    self._client = Client(cluster, set_as_default=False)
+                except OSError as error:
+                    cluster.close()
+                    raise EngineError(
+                        f"the Dask cluster that was started does not answer: {error}"
+                    ) from error
                 self._finalizer = weakref.finalize(self, _close, self._client, cluster)
             return self._client
 
@@ -209,5 +215,8 @@ class _OwnCluster:
 
 
 def _close(client: Any, cluster: Any) -> None:
-    client.close()
-    cluster.close()
+    try:
+        client.close()
+    finally:
+        # Whatever the client met, its processes must not stay.
+        cluster.close()

@@ -40,6 +40,10 @@ _GONE = ("cancelled", "error")
 _ASK_SECONDS = 0.1
 
 
+class _NotTakenError(Exception):
+    """A worker did not take what it was sent."""
+
+
 class TasksKilledError(Exception):
     """Workers died over and over while they were at some tasks; not an error that users see.
 
@@ -279,8 +283,21 @@ class Cluster:
     def _send(self, blocks: Range, worker: str) -> Future[Any]:
         # Not a task: the scheduler would keep a copy of the rows to make it again.
         look = self._vigil(None, (), (worker,)).look
-        scatter, options = self._client.scatter, {"workers": [worker], "hash": False}
-        (future,) = self._calls.follow(look, scatter, [blocks], asynchronous=True, **options)
+
+        async def scatter() -> Any:
+            options = {"workers": [worker], "hash": False, "asynchronous": True}
+            try:
+                return await self._client.scatter([blocks], **options)
+            except (KeyError, OSError) as error:
+                # The worker died, or takes nothing more: what scatter raises says neither.
+                raise _NotTakenError(repr(error)) from error
+
+        try:
+            (future,) = self._calls.follow(look, scatter)
+        except _NotTakenError as error:
+            # A scheduler that is gone says so here.
+            self._calls.ask(self._client.nthreads)
+            raise CancelledError(f"{worker} did not take its rows: {error}") from error
         return future
 
     def _vigil(

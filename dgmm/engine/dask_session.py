@@ -118,12 +118,8 @@ class DaskSession:
         while True:
             try:
                 found = self._pass(task, selection, keep_blocks, attempts)
-            except CancelledError as error:
-                attempts.lost(error, self._cluster.workers())
-            except TasksKilledError as killed:
-                attempts.killed(killed, innocent=self._examine(task, killed))
-            except SchedulerLostError as error:
-                self._move(attempts, error)
+            except (CancelledError, TasksKilledError, SchedulerLostError) as error:
+                self._recover(task, attempts, error)
             else:
                 self.counters.passes += 1
                 return found
@@ -288,6 +284,22 @@ class DaskSession:
             return Reduced(total)
         numbers = sorted(kept[0])
         return Reduced(total, {n: joined(task, slices, [one[n] for one in kept]) for n in numbers})
+
+    def _recover(self, task: BlockTask[Any], attempts: Attempts, error: BaseException) -> None:
+        """See whether there is a point in another attempt; the cluster may fail meanwhile, too."""
+        try:
+            if isinstance(error, TasksKilledError):
+                attempts.killed(error, innocent=self._examine(task, error))
+            elif isinstance(error, SchedulerLostError):
+                self._move(attempts, error)
+            else:
+                attempts.lost(error, self._cluster.workers())
+        except SchedulerLostError as lost:
+            if lost is error:
+                raise
+            self._move(attempts, lost)
+        except CancelledError as again:
+            attempts.lost(again, ())
 
     def _examine(self, task: BlockTask[Any], killed: TasksKilledError) -> bool:
         """See whether a block is to blame for the deaths of workers."""

@@ -18,8 +18,10 @@ from safetensors.numpy import load, save
 
 from dgmm import sealed
 from dgmm.checkpoint import Checkpoints, FitState, Interval
+from dgmm.checkpoint.places import Directory
 from dgmm.checkpoint.plain import pack, unpack
 from dgmm.checkpoint.state import decode, encode
+from dgmm.durable import Disk
 from dgmm.errors import (
     CheckpointError,
     CheckpointMismatchError,
@@ -417,3 +419,21 @@ def test_intervals() -> None:
 def test_bad_arguments(arguments: dict, match: str) -> None:
     with pytest.raises((InvalidParameterError, SourceError), match=match):
         fitted(**arguments)
+
+
+def test_leftovers_that_cannot_be_swept_are_an_error_of_ours(tmp_path: Path) -> None:
+    class Sticky(Disk):
+        def remove(self, path: Path) -> None:
+            raise PermissionError(f"not yours: {path}")
+
+    (tmp_path / f".checkpoint-00000003.safetensors.{'0' * 16}.tmp").write_bytes(b"half")
+    with pytest.raises(SourceError, match="leftover"):
+        Directory(tmp_path, Sticky()).sweep()
+
+
+def test_contents_nested_without_end_are_no_state(content: bytes) -> None:
+    nested: Any = 1
+    for _ in range(600):
+        nested = [nested]
+    with pytest.raises(CheckpointError):
+        read(forged(content, lambda _, facts: facts.update({"fit": nested})))

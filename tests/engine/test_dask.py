@@ -197,6 +197,30 @@ def test_rows_in_memory_that_a_worker_lost_are_shipped_again(engine: DaskEngine)
         assert session.run(TraceTask()).total == expected
 
 
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("tcp://gone:1"), TimeoutError("No valid workers found"), OSError("in scatter")],
+    ids=lambda error: type(error).__name__,
+)
+def test_rows_that_a_worker_did_not_take_are_sent_again(
+    engine: DaskEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    scatter, errors = engine.client.scatter, [error]
+
+    async def failing(*arguments: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await scatter(*arguments, **options)
+
+    monkeypatch.setattr(engine.client, "scatter", failing)
+    dataset = open_array(np.arange(2000.0).reshape(1000, 2), block_bytes=1600)
+    with engine.session(dataset) as session:
+        found = session.run(TraceTask()).total
+        assert session.counters.retries == 1
+        assert found == session.run(TraceTask()).total
+    assert not errors
+
+
 async def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -151,3 +151,27 @@ def test_an_address_of_a_scheduler_may_hold_one(capfd: pytest.CaptureFixture[str
 def test_a_location_is_named_without_it() -> None:
     place = Location.of(PLACE, {"secret": SECRET})
     assert SECRET not in place.name + repr(place) + place.scrub(f"no {SECRET} at {PLACE}")
+
+
+class Unloadable:
+    """Comes out of a pickle as an error: of a library, say, that a worker has not got."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __setstate__(self, state: Any) -> None:
+        raise ImportError("no module named storage")
+
+
+def test_a_worker_that_cannot_load_its_blocks_does_not_log_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from dgmm.engine.dask_graph import PassGraph
+
+    graph = PassGraph("pass")
+    key = graph.add_pickled("blocks", pickle.dumps(Unloadable(SECRET)))
+    function, content = graph.graph([key])[key]
+    assert SECRET.encode() in content
+    with caplog.at_level(logging.DEBUG), pytest.raises(ImportError, match="storage"):
+        function(content)
+    assert SECRET not in caplog.text
