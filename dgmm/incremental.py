@@ -226,8 +226,8 @@ def _advance(
     reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
     retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
-    level = first_level(dataset.dtype, parameters.dtype, parameters.device_for(dataset.n_rows))
-    device = parameters.device_for(dataset.n_rows)
+    level = first_level(dataset.dtype, parameters.dtype, parameters.device_for_once)
+    device = parameters.device_for_once
     with single_threaded_blas(), session:
         if retained is not None:
             frames = retained.frames

@@ -51,9 +51,9 @@ class FitParameters:
     dtype: str | None
     memory_limit: int | None
 
-    def device_for(self, n_rows: int) -> str:
-        """The device for one pass over so many rows, which repays no compiling."""
-        del n_rows
+    @property
+    def device_for_once(self) -> str:
+        """The device for a single pass, which repays no compiling."""
         return explain_device(self.device)[0]
 
     def device_with_reason(self, n_rows: int) -> tuple[str, str]:

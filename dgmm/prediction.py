@@ -76,7 +76,7 @@ def mixture_frames(mixture: Mixture) -> Frames:
 
 
 def _level(mixture: Mixture, frames: Frames, dataset: Dataset, parameters: FitParameters) -> Level:
-    device = parameters.device_for(dataset.n_rows)
+    device = parameters.device_for_once
     return safe_level(mixture, frames, first_level(dataset.dtype, parameters.dtype, device))
 
 
@@ -86,9 +86,7 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float, int]
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
     level = _level(mixture, frames, dataset, parameters)
-    task = BatchPass(
-        plan_batch([mixture], [level], frames), device=parameters.device_for(dataset.n_rows)
-    )
+    task = BatchPass(plan_batch([mixture], [level], frames), device=parameters.device_for_once)
     engine = engine_for(estimator.engine, dataset)
     skipped = Skipped()
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
@@ -132,7 +130,7 @@ def predict_rows(estimator: Any, dataset: Dataset, output: str, out: Any) -> Any
     with single_threaded_blas():
         (kernel,) = plan_batch([mixture], [level], frames)
         (safest,) = plan_batch([mixture], [Level.CENTRED], frames)
-    device = parameters.device_for(dataset.n_rows)
+    device = parameters.device_for_once
     task = RowPass(kernel, output, estimator._face_dtype, device, fallback=safest)
     return _delivered(estimator, task, dataset, out, parameters.memory_limit)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dgmm.arrays import namespace, to_host
-from dgmm.data.dataset import Block, Dataset, Rows, check_dtype, fingerprint_of, part_rows
+from dgmm.data.arrays import ArrayBlock
+from dgmm.data.dataset import Dataset, check_dtype, fingerprint_of, part_rows
 from dgmm.data.planning import check_two_dimensional, equal_ranges
 from dgmm.devices import is_device_array
 from dgmm.errors import InvalidDataError
@@ -24,27 +25,13 @@ _FINGERPRINT_ROWS = 256
 
 
 @dataclass(frozen=True)
-class DeviceBlock(Block):
+class DeviceBlock(ArrayBlock):
     """Rows on a device, as a view.
 
     Parameters
     ----------
     values : cupy.ndarray of shape (n_rows, n_features)
     """
-
-    values: Any = field(compare=False, repr=False)
-
-    def read(self) -> Rows:
-        return Rows(self.values, self.first_row)
-
-    @property
-    def peak_read_bytes(self) -> int:
-        """0: reading copies nothing."""
-        return 0
-
-    @property
-    def is_resident(self) -> bool:
-        return True
 
     @property
     def on_device(self) -> bool:

@@ -64,7 +64,7 @@ def test_the_client_is_restarted(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_runs_out_of_memory(folder: Path) -> None:
-    blocks.out_of_memory(folder)
+    assert blocks.out_of_memory(folder)["bits_equal"]
 
 
 @pytest.mark.slow

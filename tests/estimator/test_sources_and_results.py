@@ -213,7 +213,7 @@ def test_one_pass_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dgmm.arrays._WORTH_COMPILING", 1)
     monkeypatch.setattr("dgmm.arrays._gpu_count", lambda: 0)
     parameters = check_parameters(dgmm.GaussianMixture(2))
-    assert parameters.device_for(10**9) == "cpu"
+    assert parameters.device_for_once == "cpu"
     assert parameters.device_with_reason(10**9)[0] == "cpu-compiled"
 
 
