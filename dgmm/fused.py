@@ -14,12 +14,11 @@ import numpy as np
 from dgmm.arrays import tile_rows, to_host
 from dgmm.backend import Backend, CompiledBackend, CudaBackend
 from dgmm.compiled import FusedStep
-from dgmm.cuda.fused import FusedShape, FusedSums, most_shared
-from dgmm.cuda.tiles import is_readable
 from dgmm.data.dataset import Rows
+from dgmm.fused_cuda import FusedOnDevice, WideOnDevice
 from dgmm.kernels import FeatureKernel, Kernel, Member
 from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
-from dgmm.scalars import Scalars, bad_row
+from dgmm.scalars import Scalars
 from dgmm.statistics import SufficientStatistics
 
 __all__ = ["Fused", "fused_bytes", "fused_workspace"]
@@ -54,16 +53,18 @@ def fused_workspace(
     ----------
     kernel : Kernel
     policies : sequence of PosteriorPolicy
-        Of its members: only responsibilities are fused.
+        Of its members: only responsibilities are fused; on a GPU there are steps for all.
     backend : Backend
     """
     if not isinstance(kernel, FeatureKernel):
         return None
-    if not all(isinstance(policy, Expectation) for policy in policies):
-        return None
-    if isinstance(backend, CudaBackend) and _OnDevice.serves(kernel, backend):
-        return _OnDevice(kernel, backend)
-    if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
+    expectation = all(isinstance(policy, Expectation) for policy in policies)
+    if isinstance(backend, CudaBackend):
+        if expectation and FusedOnDevice.serves(kernel, backend):
+            return FusedOnDevice(kernel, backend)
+        if WideOnDevice.serves(kernel, backend):
+            return WideOnDevice(kernel, policies, backend)
+    if expectation and isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
         return _Compiled(kernel, backend)
     return None
 
@@ -73,71 +74,10 @@ def fused_bytes(kernel: Kernel, backend: Backend) -> int:
     if not isinstance(kernel, FeatureKernel):
         return 0
     if isinstance(backend, CudaBackend):
-        return _OnDevice.nbytes(kernel)
+        return max(FusedOnDevice.nbytes(kernel), WideOnDevice.nbytes(kernel))
     if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
         return _Compiled.nbytes(kernel)
     return 0
-
-
-class _OnDevice:
-    """One CUDA kernel for each mixture, with its parameters on the device."""
-
-    def __init__(self, kernel: FeatureKernel, backend: CudaBackend) -> None:
-        self._kernel, self._backend, self._xp = kernel, backend, backend.xp
-        self._sums = {
-            position: FusedSums(backend.xp, _shape(kernel, theta), theta, kernel.frame.origin)
-            for position, theta in _coefficients(kernel)
-        }
-
-    @staticmethod
-    def serves(kernel: FeatureKernel, backend: CudaBackend) -> bool:
-        """True for float64 about an origin, with few enough sums for the current device."""
-        most = most_shared(backend.xp)
-        shapes = [_shape(kernel, theta) for _, theta in _coefficients(kernel)]
-        return _is_plain(kernel) and all(shape.fits(most) for shape in shapes)
-
-    @staticmethod
-    def nbytes(kernel: FeatureKernel) -> int:
-        """Bytes on any device, whether it serves the kernel or not."""
-        shapes = [_shape(kernel, theta) for _, theta in _coefficients(kernel)]
-        fits = _is_plain(kernel) and all(shape.fits() for shape in shapes)
-        return sum(shape.workspace_bytes for shape in shapes) if fits else 0
-
-    def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
-        if is_readable(rows.x):
-            yield from self._evaluate(rows)
-            return
-        # What has to be converted is, tile by tile: a whole part would not be in the projection.
-        size = self._kernel.tile_rows(self._backend)
-        pieces = [dict(self._evaluate(piece)) for piece in rows.tiles(size)]
-        for member in pieces[0]:
-            total = pieces[0][member]
-            for piece in pieces[1:]:
-                total = total.merge(piece[member])
-            yield member, total
-
-    def _evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
-        weights = None
-        if rows.weight is not None:
-            weights = self._xp.asarray(np.ascontiguousarray(rows.weight, dtype=np.float64))
-        for sums in self._sums.values():
-            sums.launch(rows.x, weights)
-        for position, sums in self._sums.items():
-            member = self._kernel.members[position]
-            moments, tally = sums.collect()
-            density, assignment, weight, n_rows, peak, bad = (float(one) for one in tally)
-            if bad >= 0.0:
-                raise bad_row(rows, int(bad))
-            statistics = SufficientStatistics(
-                moments=moments,
-                frame=self._kernel.frame,
-                log_likelihood=density + weight * member.log_offset,
-                weight=weight,
-                n_rows=int(n_rows),
-                peak=peak + member.log_offset,
-                log_assignment=assignment,
-            )
-            yield member, statistics
 
 
 class _Compiled:
@@ -184,10 +124,6 @@ class _Compiled:
             yield member, scalar.statistics(moments, self._kernel.frame, member.log_offset)
 
 
-def _is_plain(kernel: FeatureKernel) -> bool:
-    return kernel.dtype == "float64" and kernel.frame.factor is None
-
-
 def _readable(x: Any) -> Array:
     """Rows as the loop reads them: float16 as float32, other numbers as float64, in C order."""
     narrow = x.dtype.kind == "f" and x.dtype.itemsize <= 4
@@ -197,16 +133,3 @@ def _readable(x: Any) -> Array:
 def _fused_rows(kernel: FeatureKernel) -> int:
     """Rows for which the loop is called once: what is held for each is little."""
     return tile_rows(_PER_MIXTURE * len(kernel.members) + kernel.frame.n_features, 8, "fused")
-
-
-def _coefficients(kernel: FeatureKernel) -> Iterator[tuple[int, Array]]:
-    for block in kernel.blocks:
-        start = 0
-        for position in block.members:
-            size = kernel.members[position].n_components
-            yield position, block.theta[start : start + size]
-            start += size
-
-
-def _shape(kernel: FeatureKernel, theta: Array) -> FusedShape:
-    return FusedShape(kernel.frame.n_features, theta.shape[0], theta.shape[1])

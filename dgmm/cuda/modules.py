@@ -13,11 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["TALLY_VALUES", "Launch", "compiled_kernel", "load_module", "source_of"]
+__all__ = [
+    "TALLY_VALUES",
+    "Launch",
+    "compiled_kernel",
+    "load_module",
+    "most_shared",
+    "multiprocessors",
+    "source_of",
+]
 
 # What a kernel may use of shared memory without asking (CUDA Programming Guide, table of compute
 # capabilities).
 _SHARED_WITHOUT_ASKING = 48 * 1024
+
+# cudaDevAttrMultiProcessorCount and cudaDevAttrMaxSharedMemoryPerBlockOptin. Asked for by number:
+# CuPy's own table of a device's attributes asks the driver for all of them, every time.
+_MULTIPROCESSORS, _MOST_SHARED = 16, 97
 
 # float64 values of a tally: Σ w log p, Σ w log max r, Σ w, rows, largest log p, first bad row (−1:
 # none).
@@ -50,7 +62,7 @@ def source_of(name: str) -> str:
 
     Parameters
     ----------
-    name : {"fused", "tile"}
+    name : {"fused", "tile", "wide"}
     """
     files = ("common.cuh", "matrix.cuh", f"{name}.cu")
     folder = resources.files("dgmm.cuda") / "sources"
@@ -77,7 +89,7 @@ def compiled_kernel(xp: Any, source: str, name: str, **definitions: object) -> C
     ----------
     xp : module
         CuPy.
-    source : {"fused", "tile"}
+    source : {"fused", "tile", "wide"}
     name : str
     **definitions
         Macros of the source.
@@ -91,6 +103,20 @@ def compiled_kernel(xp: Any, source: str, name: str, **definitions: object) -> C
         function((*how.grid,), (how.threads,), _passed(arguments), shared_mem=how.shared_bytes)
 
     return launch
+
+
+def multiprocessors(xp: Any) -> int:
+    """Multiprocessors of the current device."""
+    return _attribute(xp, _MULTIPROCESSORS)
+
+
+def most_shared(xp: Any) -> int:
+    """Bytes of shared memory that a block of the current device can ask for."""
+    return _attribute(xp, _MOST_SHARED)
+
+
+def _attribute(xp: Any, number: int) -> int:
+    return int(xp.cuda.runtime.deviceGetAttribute(number, int(xp.cuda.Device().id)))
 
 
 def _passed(arguments: Sequence[Any]) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _NAMES = {"float32": "float", "float64": "double"}
+_PLAIN = {"VALUE": "double", "REAL": "double", "DIFFERENCE": "double"}
 _SQUARE, _SLICES = 32, 8
 _THREADS = _SQUARE * _SLICES
 
@@ -31,8 +32,9 @@ _MOST_SLICES = 64
 # Of shared memory, for rows whose features are made in one launch.
 _MOST_SHARED = 48 * 1024
 
-# Blocks that leave a tally each: two for each multiprocessor of the largest devices of today.
-_TALLIES = 264
+# Blocks that leave a tally each: eight, as many as it runs, for each multiprocessor of the largest
+# devices of today.
+_TALLIES = 1056
 
 
 def softmax(xp: Any, log_joint: Any) -> tuple[Any, Any]:
@@ -51,7 +53,7 @@ def expectation(xp: Any, log_joint: Any, weights: Any, tallies: Any) -> None:
     ----------
     log_joint : array of shape (n_components, n_rows)
     weights : array of shape (n_rows,), float64, or None
-    tallies : array of shape (264, 6), float64
+    tallies : array of shape (1056, 6), float64
     """
     k, n = log_joint.shape
     run = _kernel(xp, "expectation", log_joint.dtype, log_joint.dtype)
@@ -139,13 +141,10 @@ class TileTally:
         """A tally for each tile, on the host."""
         if not self._tallies:
             return np.empty((0, TALLY_VALUES))
-        stacked = self._xp.stack(self._tallies)
-        found = stacked.get() if hasattr(stacked, "get") else stacked
-        totals = found.sum(axis=1)
-        totals[..., 4] = found[..., 4].max(axis=1)
-        bad = np.where(found[..., 5] < 0.0, np.inf, found[..., 5]).min(axis=1)
-        totals[..., 5] = np.where(np.isfinite(bad), bad, -1.0)
-        return totals
+        merged = self._xp.empty((len(self._tallies), TALLY_VALUES))
+        run = compiled_kernel(self._xp, "tile", "merge_tallies", **_PLAIN)
+        run(Launch((len(merged), 1), 32), self._xp.stack(self._tallies), _TALLIES, merged)
+        return merged.get() if hasattr(merged, "get") else merged
 
 
 def _kernel(xp: Any, name: str, stored: Any, dtype: Any) -> Any:

@@ -28,7 +28,7 @@ struct Dim {
 
 namespace emulation {
 
-enum Kind { NONE, BLOCK, WARP, SHUFFLE, PRODUCT };
+enum Kind { NONE, BLOCK, WARP, SHUFFLE, PRODUCT, TEAM_OF_WARPS };
 
 struct Meeting {
     int arrived = 0, present = 0;
@@ -49,6 +49,8 @@ struct Machine {
     std::vector<std::vector<char>> stacks;
     std::vector<Warp> warps;
     Meeting block_meeting;
+    // Named barriers, of as many threads as those who come say.
+    Meeting team_meetings[16];
     ucontext_t scheduler;
     int current = 0;
     int64_t moves = 0;
@@ -133,6 +135,7 @@ inline void run_block(int threads, size_t shared_bytes) {
         m.warps[w].meeting.present = rest < 32 ? rest : 32;
     }
     m.block_meeting = Meeting();
+    for (Meeting& one : m.team_meetings) one = Meeting();
     m.block_meeting.present = threads;
     // What nobody wrote is not a number.
     m.shared.assign(shared_bytes / 8 + 2, NAN);
@@ -170,6 +173,18 @@ inline void run_block(int threads, size_t shared_bytes) {
 
 inline void __syncthreads() { emulation::meet(emulation::machine.block_meeting, emulation::BLOCK); }
 inline void __syncwarp() { emulation::meet(emulation::warp().meeting, emulation::WARP); }
+#define DGMM_COPIES
+inline void copy_async(double* target, const double* source, bool valid) {
+    *target = valid ? *source : 0.0;
+}
+inline void wait_for_copies() {}
+#define DGMM_MEETING
+inline void meet_team(int team, int threads) {
+    emulation::Meeting& meeting = emulation::machine.team_meetings[team + 1];
+    if (meeting.arrived && meeting.present != threads) emulation::fail("a team of two sizes");
+    meeting.present = threads;
+    emulation::meet(meeting, emulation::TEAM_OF_WARPS);
+}
 inline double __shfl_sync(unsigned, double v, int source) { return emulation::exchange(v, source); }
 inline double __shfl_xor_sync(unsigned, double v, int mask) {
     return emulation::exchange(v, emulation::lane() ^ mask);

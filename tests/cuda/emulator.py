@@ -193,10 +193,6 @@ class Device:
 
     def __init__(self, number=None):
         self.id = getattr(self.current, "id", 0) if number is None else int(number)
-        self.attributes = {
-            "MultiProcessorCount": self.n,
-            "MaxSharedMemoryPerBlockOptin": self.most_shared,
-        }
 
     def use(self):
         self.current.id = self.id
@@ -273,7 +269,11 @@ class EmulatedCupy(ModuleType):
             deviceSynchronize=lambda: None,
             getDeviceCount=lambda: n_devices,
             getDeviceProperties=lambda _number: {"name": b"Emulation", "multiProcessorCount": 3},
-            deviceGetAttribute=lambda _attribute, _number: self.ratio,
+            deviceGetAttribute=lambda attribute, _number: {
+                16: Device.n,
+                87: self.ratio,
+                97: Device.most_shared,
+            }[attribute],
             memGetInfo=lambda: (self.memory.limit - self.memory.used_bytes(), self.memory.limit),
             pointerGetAttributes=lambda _pointer: SimpleNamespace(type=0),
         )

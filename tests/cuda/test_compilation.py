@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from dgmm.covariance import family_names, family_of
-from dgmm.cuda.fused import FusedShape
+from dgmm.cuda.fused import _PLANS, FusedShape
 from dgmm.cuda.modules import source_of
 from dgmm.features import Layout
 
 TILE = {"VALUE": "float", "REAL": "double", "DIFFERENCE": "double"}
 NARROW = {"VALUE": "float", "REAL": "float", "DIFFERENCE": "float"}
+WIDE = {"M_TILES": 4, "N_TILES": 4, "WARPS": 8}
 LARGEST = FusedShape(16, 16, Layout(16).full)
+FUSED = LARGEST.definitions(_PLANS[0]) | {"VALUE": "float"}
 
 
 def _nvrtc():
@@ -70,14 +72,16 @@ def test_tile_kernels(architecture, definitions, nvrtc):
     ptx = _compile(nvrtc, "tile", definitions, architecture)
     entries = set(re.findall(r"\.entry (\w+)", ptx))
     assert entries == {
-        "centre", "expectation", "fill_features", "load_features", "softmax", "tally_rows",
+        "centre", "expectation", "fill_features", "load_features", "merge_tallies", "softmax",
+        "tally_rows",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", family_names())
 def test_the_fused_kernel_of_every_family(name, nvrtc):
     shape = FusedShape(6, 3, family_of(name).shape.block(Layout(6)))
-    ptx = _compile(nvrtc, "fused", shape.definitions | {"VALUE": "double"}, "compute_90")
+    definitions = shape.definitions(_PLANS[0]) | {"VALUE": "double"}
+    ptx = _compile(nvrtc, "fused", definitions, "compute_90")
     assert "mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64" in ptx
 
 
@@ -86,21 +90,22 @@ def test_the_fused_kernel_of_every_family(name, nvrtc):
     [("compute_75", "shfl.sync"), ("compute_80", "m8n8k4"), ("compute_90", "m16n8k16")],
 )
 def test_products_are_the_matrix_units_where_there_is_one(architecture, instruction, nvrtc):
-    ptx = _compile(nvrtc, "fused", LARGEST.definitions | {"VALUE": "float"}, architecture)
-    assert instruction in ptx
+    for source, definitions in (("fused", FUSED), ("wide", WIDE)):
+        assert instruction in _compile(nvrtc, source, definitions, architecture)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_sums_stay_in_registers(architecture, tmp_path):
-    said = _assemble("fused", LARGEST.definitions | {"VALUE": "float"}, architecture, tmp_path)
-    assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
+    for source, definitions in (("fused", FUSED), ("wide", WIDE)):
+        said = _assemble(source, definitions, architecture, tmp_path)
+        assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 def test_tile_kernels_are_assembled(tmp_path):
     said = _assemble("tile", TILE, "sm_90", tmp_path)
-    assert len(re.findall("Compiling entry function", said)) == 6
+    assert len(re.findall("Compiling entry function", said)) == 7
 
 
 def _assemble(source, definitions, architecture, folder):

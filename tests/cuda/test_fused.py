@@ -7,7 +7,7 @@ import pytest
 
 from dgmm.covariance import family_names, family_of
 from dgmm.cuda import modules
-from dgmm.cuda.fused import FusedShape, FusedSums
+from dgmm.cuda.fused import _PLANS, FusedShape, FusedSums, Plan
 from dgmm.features import Layout, fill_features
 from tests.cuda.emulator import Device, emulated_module, needs_compiler
 
@@ -45,7 +45,8 @@ def _expected(shape, theta, x, origin, weights=None):
 
 def _run(xp, shape, theta, origin, x, weights=None):
     weights = None if weights is None else xp.asarray(weights)
-    return FusedSums(xp, shape, theta, origin).evaluate(xp.asarray(x), weights)
+    plan = shape.plan(Device.most_shared)
+    return FusedSums(xp, shape, plan, theta, origin).evaluate(xp.asarray(x), weights)
 
 
 def _compare(found, expected, limit=1e-12):
@@ -70,7 +71,7 @@ def test_sums_and_tallies_of_any_number_of_rows(block, n_rows, emulated):
 )
 def test_shapes_and_stored_dtypes(n_features, n_components, block, dtype, emulated):
     shape = FusedShape(n_features, n_components, getattr(Layout(n_features), block))
-    assert shape.fits()
+    assert shape.plan(Device.most_shared) is not None
     theta, x, origin = _problem(1, shape, 70, scale=0.3)
     x = (3 * x).astype(dtype)
     _compare(_run(emulated, shape, theta, origin, x), _expected(shape, theta, x, origin))
@@ -174,21 +175,35 @@ def test_every_family_has_its_features(name):
     features = np.ones((shape.n_coefficients, 1))
     features[layout.means, 0] = row
     fill_features(features, shape.n_coefficients, layout, np)
-    pairs = shape.pairs[: len(shape.columns)]
+    pairs = shape.pairs(shape.n_made)
     made = extended[pairs & 0xFFFF] * extended[pairs >> 16]
     np.testing.assert_array_equal(made, features[shape.columns, 0])
 
 
-def test_what_does_not_fit_in_registers_is_left_to_tiles():
-    assert FusedShape(16, 16, Layout(16).full).fits()
-    assert not FusedShape(64, 64, Layout(64).full).fits()
-    assert not FusedShape(16, 17, Layout(16).full).fits()
-    assert not FusedShape(5000, 2, Layout(5000).linear).fits()
-    # A constant and 160 features are eleven times sixteen coefficients.
-    assert not FusedShape(160, 16, Layout(160).linear).fits()
+@pytest.mark.parametrize("name", family_names())
+def test_every_way_of_dividing_the_work_gives_the_same(name, emulated):
+    shape = FusedShape(9, 20, family_of(name).shape.block(Layout(9)))
+    theta, x, origin = _problem(9, shape, 333)
+    weights = np.arange(333) % 3.0
+    expected = _expected(shape, theta, x, origin, weights)
+    for plan in (*_PLANS, Plan(4, 2, 0), Plan(8, 1, 0)):
+        sums = FusedSums(emulated, shape, plan, theta, origin)
+        _compare(sums.evaluate(emulated.asarray(x), emulated.asarray(weights)), expected)
 
 
-def test_what_does_not_fit_in_shared_memory_is_left_to_tiles():
+def test_what_registers_do_not_hold_is_left_to_others():
+    plans = {
+        (d, k): FusedShape(d, k, Layout(d).full).plan()
+        for d, k in ((16, 16), (16, 17), (32, 32), (32, 33), (16, 64), (64, 64))
+    }
+    first, second = _PLANS
+    assert plans == {
+        (16, 16): first, (16, 17): second, (32, 32): second, (32, 33): None, (16, 64): second,
+        (64, 64): None,
+    }  # fmt: skip
+    assert FusedShape(5000, 2, Layout(5000).linear).plan() is None
+
+
+def test_what_shared_memory_does_not_hold_is_left_to_others():
     shape = FusedShape(64, 16, Layout(64).diagonal)
-    assert shape.fits(163 * 1024)
-    assert not shape.fits(99 * 1024)
+    assert [shape.plan(kib * 1024) for kib in (227, 163, 99)] == [*_PLANS, None]

@@ -14,6 +14,7 @@ from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.features import Layout, fill_features
 from dgmm.fused import fused_workspace
+from dgmm.fused_cuda import FusedOnDevice, WideOnDevice
 from dgmm.guard import Level
 from dgmm.posterior import Annealed, Classification, Expectation, KnownLabels, Stochastic
 from dgmm.testing.families import frames_around
@@ -69,17 +70,17 @@ def test_statistics_of_every_family_and_level(name, level, on_cuda):
     )
 
 
-def test_float64_goes_through_the_fused_kernel_and_the_rest_through_tiles(on_cuda):
-    mixture = random_mixture(np.random.default_rng(5), "full", 3, 4)
-    frames = frames_around(mixture)
-    for level, policy, expected in (
-        (Level.FLOAT64, Expectation(), True),
-        (Level.FLOAT64, Classification(), False),
-        (Level.FLOAT32, Expectation(), False),
-        (Level.CENTRED, Expectation(), False),
+def test_what_goes_which_way(on_cuda):
+    few, many = (random_mixture(np.random.default_rng(5), "full", k, 4) for k in (3, 200))
+    for mixture, level, policy, expected in (
+        (few, Level.FLOAT64, Expectation(), FusedOnDevice),
+        (few, Level.FLOAT64, Classification(), WideOnDevice),
+        (many, Level.FLOAT64, Expectation(), WideOnDevice),
+        (few, Level.FLOAT32, Expectation(), type(None)),
+        (few, Level.CENTRED, Expectation(), type(None)),
     ):
-        (kernel,) = plan_batch([mixture], [level], frames)
-        assert (fused_workspace(kernel, [policy], on_cuda) is not None) is expected
+        (kernel,) = plan_batch([mixture], [level], frames_around(mixture))
+        assert type(fused_workspace(kernel, [policy], on_cuda)) is expected
         assert fused_workspace(kernel, [policy], PLAIN) is None
 
 
@@ -224,10 +225,23 @@ def test_sums_in_float32_are_over_fewer_rows(emulated):
     assert backend.tile_rows(10, 4) == 32768 < backend.tile_rows(10, 8)
 
 
-def test_more_sums_than_registers_hold_go_through_tiles(on_cuda):
-    mixture = random_mixture(np.random.default_rng(1), "full", 40, 9)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_more_sums_than_registers_hold(weighted, on_cuda, monkeypatch):
+    monkeypatch.setattr(FusedOnDevice, "serves", staticmethod(lambda *_: False))
+    mixture = random_mixture(np.random.default_rng(1), "full", 70, 9)
+    (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    assert type(fused_workspace(kernel, [Expectation()], on_cuda)) is WideOnDevice
+    x = rows_of(mixture, 1130, 3)
+    weight = np.arange(1130) % 3.0 if weighted else None
+    if weighted:
+        x[weight == 0.0] = np.nan
+    right, found = _statistics((kernel,), Rows(x, weight=weight))
+    _compare(right, found, 1e-12)
+
+
+def test_rows_too_long_for_shared_memory_go_through_tiles(on_cuda):
+    mixture = random_mixture(np.random.default_rng(1), "spherical", 2, 400)
     (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
     assert fused_workspace(kernel, [Expectation()], on_cuda) is None
-    x = rows_of(mixture, 130, 3)
-    right, found = _statistics((kernel,), Rows(x))
+    right, found = _statistics((kernel,), Rows(rows_of(mixture, 130, 3)))
     _compare(right, found, 1e-12)

@@ -11,18 +11,22 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 import dgmm
 from dgmm.backend import backend_of
 from dgmm.covariance import family_names
-from dgmm.cuda.fused import FusedShape, most_shared
+from dgmm.cuda.fused import _PLANS, FusedShape, FusedSums
+from dgmm.cuda.modules import most_shared
+from dgmm.cuda.wide import WideShape
 from dgmm.data.dataset import Rows
 from dgmm.devices import gpu_count
 from dgmm.engine.devices import DeviceStore, _Slab
 from dgmm.engine.local import LocalEngine
 from dgmm.expectation import BatchPass, RowPass, plan_batch
-from dgmm.features import Layout
+from dgmm.features import Layout, fill_features
 from dgmm.fused import fused_workspace
+from dgmm.fused_cuda import FusedOnDevice, WideOnDevice
 from dgmm.guard import Level
 from dgmm.posterior import Annealed, Classification, Expectation, KnownLabels, Stochastic
 from dgmm.testing.families import frames_around
@@ -230,15 +234,58 @@ def test_a_cluster_of_gpus_gives_the_bits_of_this_process(rows, tmp_path):
     np.testing.assert_array_equal(found.covariances_, right.covariances_)
 
 
-@pytest.mark.parametrize(("d", "block"), [(64, "diagonal"), (62, "diagonal"), (16, "full")])
-def test_shared_memory_and_registers_allow_the_largest_shapes(d, block, cupy):
-    name = "diag" if block == "diagonal" else "full"
-    mixture = random_mixture(np.random.default_rng(12), name, 16, d)
+LARGEST = [("diag", 64, 16), ("full", 16, 16), ("full", 32, 32), ("full", 16, 64), ("diag", 64, 64)]
+
+
+@pytest.mark.parametrize(("name", "d", "k"), LARGEST)
+def test_shared_memory_and_registers_allow_the_largest_shapes(name, d, k, cupy):
+    mixture = random_mixture(np.random.default_rng(12), name, k, d)
     kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
-    fits = FusedShape(d, 16, getattr(Layout(d), block)).fits(most_shared(cupy))
+    size = mixture.family.shape.block(Layout(d))
+    fits = FusedShape(d, k, size).plan(most_shared(cupy)) is not None
     used = fused_workspace(kernels[0], [Expectation()], backend_of("cuda"))
-    assert (used is not None) is fits
+    assert isinstance(used, FusedOnDevice) is fits
     _agree(*_both(kernels, Rows(rows_of(mixture, 4000, 12))), 1e-10)
+
+
+@pytest.mark.parametrize("plan", _PLANS)
+def test_every_way_of_dividing_a_block_s_work(plan, cupy):
+    shape = FusedShape(9, 16, Layout(9).full)
+    rng = np.random.default_rng(14)
+    theta, x = rng.standard_normal((16, shape.n_coefficients)), rng.standard_normal((5001, 9))
+    theta[:, shape.layout.norm] = 0.0
+    sums = FusedSums(cupy, shape, plan, theta, np.zeros(9))
+    moments, tally = sums.evaluate(cupy.asarray(x), None)
+    features = np.ones((shape.n_coefficients, len(x)))
+    features[shape.layout.means] = x.T
+    fill_features(features, shape.n_coefficients, shape.layout, np)
+    right = softmax(theta @ features, axis=0) @ features.T
+    np.testing.assert_allclose(moments, right, rtol=1e-11, atol=1e-11 * np.abs(right).max())
+    assert tally[3] == len(x)
+
+
+@pytest.mark.parametrize("policy", [Expectation(), Classification()], ids=["em", "cem"])
+@pytest.mark.parametrize(
+    ("name", "d", "k"),
+    [
+        ("full", 64, 64),
+        ("full", 33, 70),
+        ("full", 130, 3),
+        ("diag", 200, 40),
+        ("tied_full", 40, 90),
+    ],
+)
+def test_products_whose_features_are_made_on_the_chip(name, d, k, policy, cupy, monkeypatch):
+    monkeypatch.setattr(FusedOnDevice, "serves", staticmethod(lambda *_: False))
+    monkeypatch.setattr(WideShape, "pays", True)
+    mixture = random_mixture(np.random.default_rng(15), name, k, d)
+    kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    assert isinstance(fused_workspace(kernels[0], [policy], backend_of("cuda")), WideOnDevice)
+    for n_rows in (5, 150_001):
+        x = rows_of(mixture, n_rows, 15)
+        weight = np.arange(n_rows) % 3.0
+        for rows in (Rows(x), Rows(x, weight=weight)):
+            _agree(*_both(kernels, rows, policy=policy), 1e-9)
 
 
 def test_rows_that_are_still_being_made_are_waited_for(cupy):

@@ -10,6 +10,34 @@
 
 typedef long long integer;
 
+#ifndef DGMM_COPIES
+// Copies eight bytes to shared memory in the background, or zero if there is nothing valid to copy.
+__device__ __forceinline__ void copy_async(double* target, const double* source, bool valid) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(
+                     (unsigned)__cvta_generic_to_shared(target)),
+                 "l"(source), "r"(valid ? 8 : 0)
+                 : "memory");
+#else
+    *target = valid ? *source : 0.0;
+#endif
+}
+
+// Waits for all copies that this thread has asked for.
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+#endif
+
+#ifndef DGMM_MEETING
+// Waits for `threads` of the block, of which one team after another has a barrier of its own.
+__device__ __forceinline__ void meet_team(int team, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(threads) : "memory");
+}
+#endif
+
 __device__ __forceinline__ double no_density() {
     return __longlong_as_double(0xfff0000000000000LL);
 }

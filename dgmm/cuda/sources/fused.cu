@@ -3,7 +3,8 @@
 // Compiled for one shape:
 //     D  features of a row        COMPONENTS  components, filled up to a multiple of 16
 //     F  coefficients, filled up to a multiple of 16
-//     WARPS  of a block           VALUE  float or double, of the stored rows
+//     WARPS  of a block           TEAM  warps that share the sums of their rows
+//     VALUE  float or double, of the stored rows
 //     NORM  1 if a feature is the squared norm
 //
 // Every feature is a product of two of the numbers 1, z_1 ... z_D, |z|^2 of a row ("extended row"),
@@ -11,8 +12,11 @@
 //     joint (K x 16) = coefficients (K x F) features (F x 16)
 //     a (K x 16)     = weights of a softmax over K
 //     sums (K x F)  += a (K x 16) features^T (16 x F)
-// where the features are multiplied from shared memory as the matrix unit asks for them, a stays in
-// the registers that joint was in, and the sums stay in registers over all rows of the warp.
+// where the features are multiplied from shared memory as the matrix unit asks for them, and the
+// sums stay in registers over all rows. A team of warps divides the columns of the sums: each warp
+// leaves its a in shared memory, and takes those of all for its share of the features. So few
+// registers are taken that a multiprocessor has warps enough to hide the softmax of some behind the
+// products of others.
 
 #define ROWS 16
 // 4 modulo 16, so that four lanes reading one of four features each of four rows meet 16 banks.
@@ -20,41 +24,48 @@
 #define M_TILES (COMPONENTS / 16)
 #define K_STEPS (F / 16)
 #define N_TILES (F / 8)
+// Of the features, what one warp of a team sums.
+#define MY_TILES ((N_TILES + TEAM - 1) / TEAM)
+#define SHARE (M_TILES * 8 * 32)
+#define PER_WARP (EXTENDED * STRIDE + ROWS + SHARE)
 #define EXTENDED (D + 2)
-#define PER_LANE ((ROWS * D + 31) / 32)
+#define PER_LANE (2 * ((D + 3) / 4))
 
-// Place of column c of a product within its 8 rows. The columns that a lane holds after the first
-// product are the ones it needs for the second; with this order neither reads a bank twice.
-__device__ __forceinline__ int place(int c) { return c ^ (c >> 2); }
-
-// Stored values of 16 rows, spread over the lanes, and the weight of row `lane`.
+// Stored values of 16 rows, spread over the lanes, and the weight of row `lane`. Eight rows by four
+// columns at a time: so many share no bank where they are stored, feature by feature.
 struct Fetched {
     VALUE value[PER_LANE];
     double weight;
+
+    __device__ __forceinline__ static int row_of(int j, int lane) { return (lane >> 2) + 8 * (j & 1); }
+    __device__ __forceinline__ static int column_of(int j, int lane) {
+        return (lane & 3) + 4 * (j >> 1);
+    }
 
     __device__ __forceinline__ void fetch(const VALUE* x, const double* weights, integer n,
                                           integer first, int lane) {
         const integer row = first + lane;
         weight = 0.0;
         if (lane < ROWS && row < n) weight = weights ? weights[row] : 1.0;
-        const integer left = (n - first) * D;
 #pragma unroll
         for (int j = 0; j < PER_LANE; ++j) {
-            const int index = lane + 32 * j;
-            value[j] = index < ROWS * D && index < left ? x[first * D + index] : (VALUE)0;
+            const integer place = first + row_of(j, lane);
+            const int column = column_of(j, lane);
+            value[j] = place < n && column < D ? x[place * D + column] : (VALUE)0;
         }
     }
 
     // Rows of weight zero may hold anything; they count as rows at the origin.
     __device__ __forceinline__ void store(double* rows, double* row_weights, const double* origin,
                                           int lane) const {
+        const double weights[2] = {__shfl_sync(EVERYBODY, weight, lane >> 2),
+                                   __shfl_sync(EVERYBODY, weight, (lane >> 2) + 8)};
 #pragma unroll
         for (int j = 0; j < PER_LANE; ++j) {
-            const int index = lane + 32 * j, row = index / D, column = index % D;
-            const double w = __shfl_sync(EVERYBODY, weight, row & 15);
-            if (index < ROWS * D)
-                rows[(1 + column) * STRIDE + row] =
-                    w == 0.0 ? 0.0 : (double)value[j] - origin[column];
+            const int column = column_of(j, lane);
+            if (column < D)
+                rows[(1 + column) * STRIDE + row_of(j, lane)] =
+                    weights[j & 1] == 0.0 ? 0.0 : (double)value[j] - origin[column];
         }
         if (lane < ROWS) row_weights[lane] = weight;
         __syncwarp();
@@ -154,43 +165,57 @@ __device__ __forceinline__ void responsibilities(double (&joint)[M_TILES][2][4],
     }
 }
 
-__device__ __forceinline__ void accumulate(double (&sums)[M_TILES][N_TILES][4],
-                                           const double (&a)[M_TILES][2][4], const double* rows,
+// What a warp leaves for its team, lane by lane as the matrix unit takes it.
+__device__ __forceinline__ void share(const double (&a)[M_TILES][2][4], double* shares, int lane) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+        for (int q = 0; q < 2; ++q)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                shares[(m * 8 + 4 * q + (i & 1) * 2 + (i >> 1)) * 32 + lane] = a[m][q][i];
+}
+
+// Adds the rows of one warp of the team to this warp's columns of the sums.
+__device__ __forceinline__ void accumulate(double (&sums)[M_TILES][MY_TILES][4],
+                                           const double* shares, const double* rows,
                                            const unsigned* pairs, int lane) {
     const int g = lane >> 2, t = lane & 3;
     const int even = place(2 * t), odd = place(2 * t + 1);
+    double weights[M_TILES][8];
 #pragma unroll
-    for (int tile = 0; tile < N_TILES; ++tile) {
+    for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) weights[m][i] = shares[(m * 8 + i) * 32 + lane];
+#pragma unroll
+    for (int tile = 0; tile < MY_TILES; ++tile) {
         const unsigned pair = pairs[8 * tile + g];
         const double* left = rows + (pair & 0xffff);
         const double* right = rows + (pair >> 16);
         const double b[4] = {left[even] * right[even], left[odd] * right[odd],
                              left[8 + even] * right[8 + even], left[8 + odd] * right[8 + odd]};
 #pragma unroll
-        for (int m = 0; m < M_TILES; ++m) {
-            const double weights[8] = {a[m][0][0], a[m][0][2], a[m][0][1], a[m][0][3],
-                                       a[m][1][0], a[m][1][2], a[m][1][1], a[m][1][3]};
-            multiply(sums[m][tile], weights, b);
-        }
+        for (int m = 0; m < M_TILES; ++m) multiply(sums[m][tile], weights[m], b);
     }
 }
 
-// Sums of the block's warps, one warp after another, and then out to global memory.
-__device__ __forceinline__ void gather(const double (&sums)[M_TILES][N_TILES][4], double* shared,
+// Sums of the block's teams, one team after another, and then out to global memory.
+__device__ __forceinline__ void gather(const double (&sums)[M_TILES][MY_TILES][4], double* shared,
                                        double* out, int warp, int lane) {
     const int g = lane >> 2, t = lane & 3;
-    for (int turn = 0; turn < WARPS; ++turn) {
+    for (int turn = 0; turn < WARPS / TEAM; ++turn) {
         __syncthreads();
-        if (warp == turn) {
+        if (warp / TEAM == turn) {
 #pragma unroll
             for (int m = 0; m < M_TILES; ++m)
 #pragma unroll
-                for (int tile = 0; tile < N_TILES; ++tile)
+                for (int tile = 0; tile < MY_TILES; ++tile)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
                         const int component = 16 * m + g + 8 * (i >> 1);
-                        double* target = shared + component * F + 8 * tile + 2 * t + (i & 1);
-                        *target = turn ? *target + sums[m][tile][i] : sums[m][tile][i];
+                        const int column = 8 * (warp % TEAM * MY_TILES + tile) + 2 * t + (i & 1);
+                        double* target = shared + component * F + column;
+                        if (column < F) *target = turn ? *target + sums[m][tile][i] : sums[m][tile][i];
                     }
         }
     }
@@ -209,9 +234,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     DYNAMIC_SHARED(shared);
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     double* coefficients = shared;
-    double* rows = shared + COMPONENTS * F + warp * (EXTENDED * STRIDE + ROWS);
+    double* rows = shared + COMPONENTS * F + warp * PER_WARP;
     double* row_weights = rows + EXTENDED * STRIDE;
-    double* centre = shared + COMPONENTS * F + WARPS * (EXTENDED * STRIDE + ROWS);
+    double* shares = row_weights + ROWS;
+    double* centre = shared + COMPONENTS * F + WARPS * PER_WARP;
     unsigned* places = (unsigned*)(centre + D);
 
     // In the order in which lanes take them: fragment by fragment.
@@ -221,8 +247,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         coefficients[i] = theta[component * F + 16 * (tile % K_STEPS) + 4 * s + (who & 3)];
     }
     for (int i = threadIdx.x; i < D; i += 32 * WARPS) centre[i] = origin[i];
-    for (int i = threadIdx.x; i < F; i += 32 * WARPS) {
-        const unsigned pair = pairs[i];
+    // Beyond F: the constant times itself, summed up and thrown away.
+    for (int i = threadIdx.x; i < 8 * TEAM * MY_TILES; i += 32 * WARPS) {
+        const unsigned pair = i < F ? pairs[i] : 0;
         places[i] = (pair & 0xffff) * STRIDE | (pair >> 16) * STRIDE << 16;
     }
     if (lane < ROWS) {
@@ -231,29 +258,40 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     }
     __syncthreads();
 
-    double sums[M_TILES][N_TILES][4];
+    double sums[M_TILES][MY_TILES][4];
 #pragma unroll
     for (int m = 0; m < M_TILES; ++m)
 #pragma unroll
-        for (int tile = 0; tile < N_TILES; ++tile)
+        for (int tile = 0; tile < MY_TILES; ++tile)
 #pragma unroll
             for (int i = 0; i < 4; ++i) sums[m][tile][i] = 0.0;
     Tally tally;
     tally.clear();
 
+    const int team = warp / TEAM;
+    const double* of_team = shared + COMPONENTS * F + team * TEAM * PER_WARP;
+    const unsigned* mine = places + warp % TEAM * 8 * MY_TILES;
     const integer step = (integer)gridDim.x * WARPS * ROWS;
-    integer first = ((integer)blockIdx.x * WARPS + warp) * ROWS;
+    integer of_first = ((integer)blockIdx.x * WARPS + team * TEAM) * ROWS;
+    integer first = of_first + warp % TEAM * ROWS;
     Fetched fetched;
-    if (first < n) fetched.fetch(x, weights, n, first, lane);
-    for (; first < n; first += step) {
+    if (of_first < n) fetched.fetch(x, weights, n, first, lane);
+    // As long as the first warp of the team has rows: the others' may have come to an end before.
+    for (; of_first < n; of_first += step, first += step) {
         fetched.store(rows, row_weights, centre, lane);
-        if (first + step < n) fetched.fetch(x, weights, n, first + step, lane);
+        if (of_first + step < n) fetched.fetch(x, weights, n, first + step, lane);
         double joint[M_TILES][2][4];
         log_joint(joint, coefficients, rows, places, lane);
         responsibilities(joint, row_weights, first, lane, tally);
-        accumulate(sums, joint, rows, places, lane);
+        share(joint, shares, lane);
+        meet_team(team, 32 * TEAM);
+#pragma unroll 1
+        for (int other = 0; other < TEAM; ++other) {
+            const double* theirs = of_team + other * PER_WARP;
+            accumulate(sums, theirs + EXTENDED * STRIDE + ROWS, theirs, mine, lane);
+        }
         // The next rows take the place of these.
-        __syncwarp();
+        meet_team(team, 32 * TEAM);
     }
     gather(sums, shared, out, warp, lane);
 

@@ -43,3 +43,7 @@ __device__ __forceinline__ void multiply(double (&c)[4], const double (&a)[8], c
 #endif
 }
 #endif
+
+// Place of column c of a product within its 8 rows. The columns that a lane holds after the first
+// product are the ones it needs for the second; with this order neither reads a bank twice.
+__device__ __forceinline__ int place(int c) { return c ^ (c >> 2); }

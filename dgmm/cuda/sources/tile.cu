@@ -15,8 +15,10 @@ extern "C" __global__ void load_features(const VALUE* __restrict__ x, integer n,
     DYNAMIC_SHARED(shared);
     REAL* rows = (REAL*)shared;
     const integer first = (integer)blockIdx.x * SQUARE;
-    for (integer i = threadIdx.x; i < SQUARE * d; i += blockDim.x) {
-        const integer row = i / d, column = i % d;
+    // In 32 bits, in which a division costs a fraction.
+    const int width = (int)d;
+    for (int i = threadIdx.x; i < SQUARE * width; i += SQUARE * SLICES) {
+        const int row = i / width, column = i % width;
         if (first + row < n)
             rows[(1 + column) * (SQUARE + 1) + row] =
                 (REAL)((DIFFERENCE)x[first * d + i] - origin[column]);
@@ -159,4 +161,13 @@ extern "C" __global__ void tally_rows(const REAL* __restrict__ density,
         tally.add((double)row, weights ? weights[row] : 1.0, (double)density[row],
                   (double)assignment[row]);
     leave(tally, tallies);
+}
+
+// Of each tile, the tallies of all its blocks, in one. A block of 32 threads for each tile.
+extern "C" __global__ void merge_tallies(const Tally* __restrict__ tallies, integer each,
+                                         Tally* __restrict__ merged) {
+    Tally tally;
+    tally.clear();
+    for (integer i = threadIdx.x; i < each; i += 32) tally.merge(tallies[blockIdx.x * each + i]);
+    leave(tally, merged);
 }
