@@ -119,7 +119,10 @@ class BatchPass(Placed):
     def buffer_bytes(self) -> int:
         backend = backend_of(self.device)
         own = sum(
-            max(kernel.workspace_bytes(backend), fused_bytes(kernel, backend))
+            max(
+                kernel.workspace_bytes(backend),
+                fused_bytes(kernel, self._policies_of(kernel), backend),
+            )
             for kernel in self.kernels
         )
         # Rows of weight zero are left out of a copy of the tile; policies hold a few numbers a row,

@@ -58,26 +58,31 @@ def fused_workspace(
     """
     if not isinstance(kernel, FeatureKernel):
         return None
-    expectation = all(isinstance(policy, Expectation) for policy in policies)
     if isinstance(backend, CudaBackend):
-        if expectation and FusedOnDevice.serves(kernel, backend):
+        if _are_expectations(policies) and FusedOnDevice.serves(kernel, backend):
             return FusedOnDevice(kernel, backend)
         if WideOnDevice.serves(kernel, backend):
             return WideOnDevice(kernel, policies, backend)
-    if expectation and isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
-        return _Compiled(kernel, backend)
+    if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
+        return _Compiled(kernel, backend) if _are_expectations(policies) else None
     return None
 
 
-def fused_bytes(kernel: Kernel, backend: Backend) -> int:
-    """Bytes of a fused workspace; 0 where the kernel's own is used."""
+def fused_bytes(kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Backend) -> int:
+    """Bytes of a fused workspace, at most; 0 where the kernel's own is used."""
     if not isinstance(kernel, FeatureKernel):
         return 0
     if isinstance(backend, CudaBackend):
-        return max(FusedOnDevice.nbytes(kernel), WideOnDevice.nbytes(kernel))
+        fused = FusedOnDevice.nbytes(kernel) if _are_expectations(policies) else 0
+        # What serves on one device may not on another.
+        return max(fused, WideOnDevice.nbytes(kernel))
     if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
-        return _Compiled.nbytes(kernel)
+        return _Compiled.nbytes(kernel) if _are_expectations(policies) else 0
     return 0
+
+
+def _are_expectations(policies: Sequence[PosteriorPolicy]) -> bool:
+    return all(isinstance(policy, Expectation) for policy in policies)
 
 
 class _Compiled:

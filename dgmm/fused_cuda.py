@@ -108,13 +108,13 @@ class WideOnDevice:
         """True for float64 about an origin, with rows short enough for the current device."""
         most = most_shared(backend.xp)
         shapes = [_wide(kernel, theta) for _, theta in _coefficients(kernel)]
-        return _is_plain(kernel) and all(shape.pays and shape.fits(most) for shape in shapes)
+        return _is_plain(kernel) and all(shape.pays(most) for shape in shapes)
 
     @staticmethod
     def nbytes(kernel: FeatureKernel) -> int:
         """Bytes on any device, whether it serves the kernel or not."""
         shapes = [_wide(kernel, theta) for _, theta in _coefficients(kernel)]
-        if not (_is_plain(kernel) and all(shape.fits() for shape in shapes)):
+        if not (_is_plain(kernel) and all(shape.pays() for shape in shapes)):
             return 0
         rows = 8 * (kernel.frame.n_features + 2) * WideShape.most_rows()
         return rows + sum(shape.workspace_bytes for shape in shapes)

@@ -9,6 +9,7 @@ from dgmm import expectation
 from dgmm.backend import Backend, CudaBackend
 from dgmm.covariance import family_names
 from dgmm.cuda import modules, tiles
+from dgmm.cuda.wide import WideShape
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
@@ -71,15 +72,20 @@ def test_statistics_of_every_family_and_level(name, level, on_cuda):
 
 
 def test_what_goes_which_way(on_cuda):
-    few, many = (random_mixture(np.random.default_rng(5), "full", k, 4) for k in (3, 200))
-    for mixture, level, policy, expected in (
+    def mixture(name, k, d):
+        return random_mixture(np.random.default_rng(5), name, k, d)
+
+    few, many, long = mixture("full", 3, 4), mixture("full", 40, 25), mixture("diag", 40, 160)
+    for one, level, policy, expected in (
         (few, Level.FLOAT64, Expectation(), FusedOnDevice),
-        (few, Level.FLOAT64, Classification(), WideOnDevice),
+        (few, Level.FLOAT64, Classification(), type(None)),
         (many, Level.FLOAT64, Expectation(), WideOnDevice),
-        (few, Level.FLOAT32, Expectation(), type(None)),
+        (many, Level.FLOAT64, Classification(), WideOnDevice),
+        (long, Level.FLOAT64, Expectation(), type(None)),
+        (many, Level.FLOAT32, Expectation(), type(None)),
         (few, Level.CENTRED, Expectation(), type(None)),
     ):
-        (kernel,) = plan_batch([mixture], [level], frames_around(mixture))
+        (kernel,) = plan_batch([one], [level], frames_around(one))
         assert type(fused_workspace(kernel, [policy], on_cuda)) is expected
         assert fused_workspace(kernel, [policy], PLAIN) is None
 
@@ -225,18 +231,20 @@ def test_sums_in_float32_are_over_fewer_rows(emulated):
     assert backend.tile_rows(10, 4) == 32768 < backend.tile_rows(10, 8)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_more_sums_than_registers_hold(weighted, on_cuda, monkeypatch):
+@pytest.mark.parametrize("policy", [Expectation(), Classification()], ids=["em", "cem"])
+@pytest.mark.parametrize("name", family_names())
+def test_products_whose_features_are_made_on_the_chip(name, policy, on_cuda, monkeypatch):
     monkeypatch.setattr(FusedOnDevice, "serves", staticmethod(lambda *_: False))
-    mixture = random_mixture(np.random.default_rng(1), "full", 70, 9)
-    (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
-    assert type(fused_workspace(kernel, [Expectation()], on_cuda)) is WideOnDevice
+    monkeypatch.setattr(WideShape, "pays", WideShape.fits)
+    mixture = random_mixture(np.random.default_rng(1), name, 70, 9)
+    kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    assert type(fused_workspace(kernels[0], [policy], on_cuda)) is WideOnDevice
     x = rows_of(mixture, 1130, 3)
-    weight = np.arange(1130) % 3.0 if weighted else None
-    if weighted:
-        x[weight == 0.0] = np.nan
-    right, found = _statistics((kernel,), Rows(x, weight=weight))
-    _compare(right, found, 1e-12)
+    for weight in (None, np.arange(1130) % 3.0):
+        if weight is not None:
+            x[weight == 0.0] = np.nan
+        right, found = _statistics(kernels, Rows(x, weight=weight), policy=policy)
+        _compare(right, found, 1e-12)
 
 
 def test_rows_too_long_for_shared_memory_go_through_tiles(on_cuda):

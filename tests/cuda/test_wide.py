@@ -113,3 +113,16 @@ def test_rows_too_long_for_shared_memory_are_left_to_tiles_with_features():
     assert WideShape(128, 64, Layout(128).full).warps(227 * 1024) == 4
     assert not WideShape(600, 4, Layout(600).diagonal).fits(227 * 1024)
     assert not WideShape(300, 4, Layout(300).diagonal).fits(99 * 1024)
+
+
+def test_it_pays_where_features_outnumber_what_rows_hold_and_components_are_few():
+    def pays(d, k, block="full"):
+        return WideShape(d, k, getattr(Layout(d), block)).pays(227 * 1024)
+
+    assert pays(64, 64)
+    assert pays(64, 128)
+    assert not pays(64, 256)
+    assert pays(128, 64)
+    assert not pays(128, 128)
+    assert not pays(16, 128)
+    assert not pays(256, 16, "diagonal")

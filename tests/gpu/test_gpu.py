@@ -277,11 +277,11 @@ def test_every_way_of_dividing_a_block_s_work(plan, cupy):
 )
 def test_products_whose_features_are_made_on_the_chip(name, d, k, policy, cupy, monkeypatch):
     monkeypatch.setattr(FusedOnDevice, "serves", staticmethod(lambda *_: False))
-    monkeypatch.setattr(WideShape, "pays", True)
+    monkeypatch.setattr(WideShape, "pays", WideShape.fits)
     mixture = random_mixture(np.random.default_rng(15), name, k, d)
     kernels = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
     assert isinstance(fused_workspace(kernels[0], [policy], backend_of("cuda")), WideOnDevice)
-    for n_rows in (5, 150_001):
+    for n_rows in (5, 70_001):
         x = rows_of(mixture, n_rows, 15)
         weight = np.arange(n_rows) % 3.0
         for rows in (Rows(x), Rows(x, weight=weight)):

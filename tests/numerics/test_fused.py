@@ -150,7 +150,7 @@ def test_buffers_are_what_is_projected():
     task = BatchPass((kernel,), device=COMPILED)
     step = task.workspace()[0]._step
     held = sum(one.nbytes for one in vars(step).values() if isinstance(one, np.ndarray))
-    assert held <= fused_bytes(kernel, CompiledBackend(np)) <= task.workspace_bytes
+    assert held <= fused_bytes(kernel, [Expectation()], CompiledBackend(np)) <= task.workspace_bytes
 
 
 @settings(max_examples=25)
