@@ -24,10 +24,11 @@ PARTS: dict[str, Part] = {
     "roofline": parts.roofline,
     "billion": parts.billion,
     "fused": parts.fused,
-    "tiles": parts.tiles,
+    "wide": parts.wide,
     "streamed": parts.streamed,
-    "peers": parts.peers,
     "checks": parts.checks,
+    "peers": parts.peers,
+    "tiles": parts.tiles,
 }
 
 

@@ -14,9 +14,10 @@ from benchmarks.gpu import measuring
 from dgmm.backend import CudaBackend
 from dgmm.data.device import open_device_array
 from dgmm.devices import facts_of
+from dgmm.fused_cuda import WideOnDevice
 from dgmm.guard import Level
 
-__all__ = ["billion", "checks", "device", "fused", "roofline", "streamed", "tiles"]
+__all__ = ["billion", "checks", "device", "fused", "roofline", "streamed", "tiles", "wide"]
 
 Row = dict[str, Any]
 GIGA = 1e9
@@ -92,10 +93,19 @@ def _row(mixture: Any, n_rows: int, dtype: str, seconds: float) -> Row:
     }
 
 
+FUSED = (
+    ("full", 16, 16), ("full", 8, 16), ("full", 32, 32), ("full", 16, 64), ("diag", 16, 16),
+    ("spherical", 16, 8),
+)  # fmt: skip
+
+# D, K and millions of rows.
+WIDE = ((64, 64, 4.0), (32, 64, 8.0), (24, 64, 8.0), (64, 128, 2.0), (128, 16, 2.0))
+
+
 def fused(xp: Any, scale: float) -> list[Row]:
     """Passes by the fused kernel, rows on the device."""
     n_rows, rows = max(100, int(5e7 * scale)), []
-    for family, d, k in (("full", 16, 16), ("full", 8, 16), ("diag", 16, 16), ("spherical", 16, 8)):
+    for family, d, k in FUSED:
         mixture = measuring.mixture_of(family, k, d)
         for dtype in ("float32", "float64"):
             x = measuring.cloud(xp, n_rows, mixture, dtype)
@@ -106,16 +116,28 @@ def fused(xp: Any, scale: float) -> list[Row]:
     return rows
 
 
+def wide(xp: Any, scale: float) -> list[Row]:
+    """Passes by products that never write features."""
+    rows = []
+    for d, k, millions in WIDE:
+        mixture, n_rows = measuring.mixture_of("full", k, d), max(100, int(1e6 * millions * scale))
+        dataset = open_device_array(measuring.cloud(xp, n_rows, mixture, "float32"))
+        seconds, _ = measuring.seconds_run(dataset, measuring.pass_of(mixture), 3)
+        rows.append(_row(mixture, n_rows, "float32", min(seconds)))
+    return rows
+
+
 def tiles(xp: Any, scale: float) -> list[Row]:
-    """Passes by tiles, of several sizes: which is best is for this table to say."""
+    """Passes by tiles with features, of several sizes, at a shape that other ways are taken for."""
     n_rows, rows = max(100, int(4e6 * scale)), []
     mixture = measuring.mixture_of("full", 64, 64)
     x = measuring.cloud(xp, n_rows, mixture, "float32")
-    usual = CudaBackend.tile_rows
+    usual, served = CudaBackend.tile_rows, WideOnDevice.serves
+    WideOnDevice.serves = staticmethod(lambda *_: False)
     try:
         for level in (Level.FLOAT64, Level.FLOAT32):
             task = measuring.pass_of(mixture, level)
-            for size in (None, 2048, 8192, 131_072):
+            for size in (None, 8192, 131_072):
                 CudaBackend.tile_rows = usual if size is None else lambda *_, size=size: size
                 used = task.kernels[0].tile_rows(CudaBackend(xp))
                 seconds, _ = measuring.seconds_run(open_device_array(x), task, 2)
@@ -123,6 +145,7 @@ def tiles(xp: Any, scale: float) -> list[Row]:
                 rows.append({"products": level.dtype, "tile": used, "usual": size is None, **row})
     finally:
         CudaBackend.tile_rows = usual
+        WideOnDevice.serves = staticmethod(served)
     return rows
 
 

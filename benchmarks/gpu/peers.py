@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import click
 import numpy as np
 
 import dgmm
@@ -45,6 +46,8 @@ def run(scale: float) -> list[dict[str, Any]]:
                 row |= {"ms": 1e3 * seconds, "million rows/s": n_rows / seconds / 1e6}
             except Exception as error:  # noqa: BLE001  what one cannot do stops no other
                 row["error"] = f"{type(error).__name__}: {error}"[:200]
+            # As they come: the slow ones may be cut short.
+            click.echo(row, err=True)
             rows.append(row)
     return rows
 
