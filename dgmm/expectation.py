@@ -16,17 +16,17 @@ import numpy as np
 from dgmm.arrays import make_current, to_host
 from dgmm.backend import Backend, backend_of
 from dgmm.data.dataset import Rows
-from dgmm.devices import is_device_array
 from dgmm.errors import InvalidDataError
 from dgmm.features import Layout
-from dgmm.fused import Fused, fused_bytes, fused_workspace
+from dgmm.fused import Step, fused_bytes, fused_workspace
 from dgmm.guard import Frames, Level
 from dgmm.kernels import CentredKernel, FeatureKernel, Kernel, Member
 from dgmm.mixture import Mixture
 from dgmm.placement import Placed
 from dgmm.posterior import Expectation, PosteriorPolicy
-from dgmm.scalars import bad_row, first_bad, scalars_for
+from dgmm.scalars import bad_row, first_bad
 from dgmm.statistics import BatchStatistics, SufficientStatistics
+from dgmm.tiled import Tiled, values_of
 
 __all__ = ["BatchPass", "RowPass", "plan_batch"]
 
@@ -174,48 +174,28 @@ class BatchPass(Placed):
         """Places in the batch of the mixtures that are evaluated, in the order of their results."""
         return sorted(member.index for kernel in self.kernels for member in kernel.members)
 
-    def workspace(self) -> list[Any]:
+    def workspace(self) -> list[Step]:
         make_current(self.device)
         backend = backend_of(self.device)
-        return [self._workspace_of(kernel, backend) for kernel in self.kernels]
+        return [self._step_of(kernel, backend) for kernel in self.kernels]
 
-    def _workspace_of(self, kernel: Kernel, backend: Backend) -> Any:
-        fused = fused_workspace(kernel, self._policies_of(kernel), backend)
-        return kernel.workspace(backend) if fused is None else fused
+    def _step_of(self, kernel: Kernel, backend: Backend) -> Step:
+        policies = self._policies_of(kernel)
+        return fused_workspace(kernel, policies, backend) or Tiled(kernel, policies, backend)
 
     def _policies_of(self, kernel: Kernel) -> list[PosteriorPolicy]:
         return [
             self.policies[one.index] if self.policies else self.policy for one in kernel.members
         ]
 
-    def evaluate(self, rows: Rows, workspace: list[Any]) -> BatchStatistics:
+    def evaluate(self, rows: Rows, workspace: list[Step]) -> BatchStatistics:
         make_current(self.device)
-        backend = backend_of(self.device)
-        rows = _placed(rows, backend)
+        rows = _placed(rows, backend_of(self.device))
         found: dict[int, SufficientStatistics] = {}
-        for kernel, ws in zip(self.kernels, workspace, strict=True):
-            for member, statistics in self._evaluate_kernel(kernel, rows, ws, backend):
+        for step in workspace:
+            for member, statistics in step.evaluate(rows):
                 found[member.index] = statistics
         return BatchStatistics(tuple(found[index] for index in sorted(found)))
-
-    def _evaluate_kernel(
-        self, kernel: Kernel, rows: Rows, ws: Any, backend: Backend
-    ) -> Iterator[tuple[Member, SufficientStatistics]]:
-        if isinstance(ws, Fused):
-            yield from ws.evaluate(rows)
-            return
-        policies = self._policies_of(kernel)
-        sums = kernel.zeros(backend.xp)
-        scalars = [scalars_for(backend, rows) for _ in kernel.members]
-        for tile in rows.counted_tiles(kernel.tile_rows(backend)):
-            with np.errstate(all="ignore"):
-                joints = kernel.log_joint(_values_of(tile, backend), ws, backend)
-            weight = None if tile.weight is None else backend.xp.asarray(tile.weight, np.float64)
-            for joint, policy, scalar in zip(joints, policies, scalars, strict=True):
-                scalar.take(joint, policy, weight, tile)
-            kernel.accumulate(joints, sums, ws, backend)
-        for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
-            yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
 
     def finish(
         self,
@@ -355,7 +335,7 @@ class RowPass(Placed):
         return values
 
     def _tile_values(self, tile: Rows, workspace: Any, backend: Backend) -> Array:
-        tile = replace(tile, x=_values_of(tile, backend))
+        tile = replace(tile, x=values_of(tile, backend))
         try:
             return to_host(self._values(self.kernel, tile, workspace, backend))
         except InvalidDataError:
@@ -401,8 +381,3 @@ def _placed(rows: Rows, backend: Backend) -> Rows:
     # NumPy's widest numbers are none of a device's.
     x = rows.x.astype(np.float64) if rows.x.dtype.itemsize > 8 else rows.x
     return replace(rows, x=backend.xp.asarray(x))
-
-
-def _values_of(tile: Rows, backend: Backend) -> Any:
-    """Values that the backend can read: from a device they come tile by tile."""
-    return to_host(tile.x) if backend.xp is np and is_device_array(tile.x) else tile.x

@@ -7,7 +7,7 @@ statistics are those of :class:`~dgmm.kernels.FeatureKernel` to a few roundings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from dgmm.fused_cuda import FusedOnDevice, WideOnDevice
 from dgmm.kernels import FeatureKernel, Kernel, Member
 from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
 from dgmm.scalars import Scalars
+from dgmm.screened import Screened
 from dgmm.statistics import SufficientStatistics
+from dgmm.tiled import Tiled
 
-__all__ = ["Fused", "fused_bytes", "fused_workspace"]
+__all__ = ["Step", "fused_bytes", "fused_workspace"]
 
 Array = np.ndarray[Any, Any]
 
@@ -29,9 +31,8 @@ Array = np.ndarray[Any, Any]
 _PER_MIXTURE = 6
 
 
-@runtime_checkable
-class Fused(Protocol):
-    """The workspace of a kernel that is not evaluated tile by tile."""
+class Step(Protocol):
+    """A kernel with its buffers, for one thread."""
 
     def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
         """Statistics of every mixture of the kernel on some rows.
@@ -46,7 +47,7 @@ class Fused(Protocol):
 
 def fused_workspace(
     kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Backend
-) -> Fused | None:
+) -> Step | None:
     """The fused step for a kernel; None if there is none, or it would not be faster.
 
     Parameters
@@ -63,9 +64,15 @@ def fused_workspace(
             return FusedOnDevice(kernel, backend)
         if WideOnDevice.serves(kernel, backend):
             return WideOnDevice(kernel, policies, backend)
+    if isinstance(backend, CudaBackend) or not _are_expectations(policies):
+        return None
+    loop = None
     if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
-        return _Compiled(kernel, backend) if _are_expectations(policies) else None
-    return None
+        loop = _Compiled(kernel, backend)
+    if Screened.serves(kernel, is_compiled=loop is not None):
+        dense = loop or Tiled(kernel, policies, backend)
+        return Screened(kernel, dense, is_compiled=loop is not None)
+    return loop
 
 
 def fused_bytes(kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Backend) -> int:
@@ -76,9 +83,14 @@ def fused_bytes(kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Ba
         fused = FusedOnDevice.nbytes(kernel) if _are_expectations(policies) else 0
         # What serves on one device may not on another.
         return max(fused, WideOnDevice.nbytes(kernel))
-    if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
-        return _Compiled.nbytes(kernel) if _are_expectations(policies) else 0
-    return 0
+    if not _are_expectations(policies):
+        return 0
+    compiled = isinstance(backend, CompiledBackend) and _Compiled.serves(kernel)
+    loop = _Compiled.nbytes(kernel) if compiled else 0
+    if not Screened.serves(kernel, is_compiled=compiled):
+        return loop
+    own = loop if compiled else kernel.workspace_bytes(backend)
+    return own + Screened.nbytes(kernel, is_compiled=compiled)
 
 
 def _are_expectations(policies: Sequence[PosteriorPolicy]) -> bool:
@@ -127,6 +139,11 @@ class _Compiled:
             moments = self._step.sums[start : start + size].copy()
             start += size
             yield member, scalar.statistics(moments, self._kernel.frame, member.log_offset)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows for which the loop is called once."""
+        return self._tile
 
 
 def _readable(x: Any) -> Array:

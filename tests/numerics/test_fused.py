@@ -16,7 +16,7 @@ from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, plan_batch
-from dgmm.fused import Fused, fused_bytes
+from dgmm.fused import _Compiled, fused_bytes
 from dgmm.guard import Level
 from dgmm.posterior import Classification, Expectation
 from dgmm.testing.families import frames_around
@@ -34,7 +34,7 @@ def _both(kernels, rows, **options):
     """Statistics by tiles and in one loop."""
     tiles = BatchPass(kernels, **options)
     fused = BatchPass(kernels, device=COMPILED, **options)
-    assert all(isinstance(one, Fused) for one in fused.workspace())
+    assert all(isinstance(one, _Compiled) for one in fused.workspace())
     return (task.evaluate(rows, task.workspace()).members for task in (tiles, fused))
 
 
@@ -134,7 +134,7 @@ def test_what_is_not_a_posterior_or_too_large_goes_by_tiles():
     def fused(mixtures, level=Level.FLOAT64, policy=None, device=COMPILED):
         kernels = plan_batch(mixtures, [level] * len(mixtures), frames_around(mixtures[0]))
         task = BatchPass(kernels, policy or Expectation(), device)
-        return [isinstance(one, Fused) for one in task.workspace()]
+        return [isinstance(one, _Compiled) for one in task.workspace()]
 
     assert fused([mixture]) == [True]
     assert fused([mixture], policy=Classification()) == [False]
