@@ -260,7 +260,7 @@ def test_a_fit_takes_it_and_reaches_what_tiles_reach(monkeypatch):
 
     def fit(n_threads):
         model = dgmm.GaussianMixture(
-            K, max_iter=3, tol=0.0, device="cpu", means_init=mixture.means + 0.1,
+            K, max_iter=3, tol=0.0, device="cpu", random_state=0, means_init=mixture.means + 0.1,
             precisions_init=np.linalg.inv(mixture.covariances),
             engine=dgmm.LocalEngine(n_threads=n_threads),
         )  # fmt: skip
