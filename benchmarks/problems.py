@@ -79,7 +79,11 @@ def load_start(path: Path) -> Start:
 def problem(
     n_rows: int, n_features: int, n_components: int, family: str, dtype: str, seed: int = 0
 ) -> Problem:
-    """Overlapping clusters with correlated features, and a start near their centres."""
+    """Clusters with correlated features, and a start near their centres.
+
+    Centres are two standard deviations from the origin in each feature, so that clusters overlap
+    with 2 or 8 features and lie apart from 32 on.
+    """
     rng = np.random.default_rng(seed)
     centres = rng.normal(scale=2.0, size=(n_components, n_features))
     mix = np.eye(n_features) + 0.3 * rng.normal(size=(n_features, n_features)) / n_features**0.5

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 
 __all__ = ["Disk", "replace_file"]
+
+
+_NOT_FOR_DIRECTORIES = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 class Disk:
@@ -37,8 +41,16 @@ class Disk:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # Some systems of files (FUSE, SMB) do not do so for directories.
+            if error.errno not in _NOT_FOR_DIRECTORIES:
+                raise
         finally:
             os.close(descriptor)
+
+    def make_directory(self, path: Path) -> None:
+        """Make a directory, if it is not there; its parent has to be."""
+        path.mkdir(exist_ok=True)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there."""

@@ -44,6 +44,7 @@ from dgmm.variants import Algorithm
 __all__ = [
     "FitOutcome",
     "accelerator_for",
+    "check_counted",
     "check_labelled",
     "first_level",
     "fit_dataset",
@@ -133,7 +134,7 @@ def fit_dataset(
     with meter, single_threaded_blas(), session:
         profile = session.run(profile_on(task, device)).total
         check_skipped(dataset, profile.skipped)
-        _check_counted(profile, parameters)
+        check_counted(profile, parameters.n_components)
         check_concentration(options, profile.weight)
         profile = kept.check_data(dataset, profile)
         warn_of_constants(profile, dataset)
@@ -279,15 +280,21 @@ def profile_task(
     )
 
 
-def _check_counted(profile: Profile, parameters: FitParameters) -> None:
+def check_counted(profile: Profile, n_needed: int) -> None:
+    """Refuse weights that leave fewer rows than are needed: one for each component, in a fit.
+
+    Raises
+    ------
+    InvalidDataError
+    """
     if not profile.weight > 0.0:
         raise InvalidDataError(
             "sample_weight is zero for every row; at least n_components rows need a positive weight"
         )
-    if profile.n_rows < parameters.n_components:
+    if profile.n_rows < n_needed:
         raise InvalidDataError(
             f"only {profile.n_rows} rows have a positive sample_weight and n_components="
-            f"{parameters.n_components}; lower n_components or weight more rows"
+            f"{n_needed}; lower n_components or weight more rows"
         )
 
 

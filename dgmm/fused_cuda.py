@@ -30,7 +30,7 @@ class FusedOnDevice:
         self._kernel, self._backend, self._xp = kernel, backend, backend.xp
         most = most_shared(backend.xp)
         self._sums = {}
-        for position, theta in _coefficients(kernel):
+        for position, theta in enumerate(kernel.coefficients):
             shape = _fused(kernel, theta)
             plan = shape.plan(most)
             assert plan is not None
@@ -41,13 +41,13 @@ class FusedOnDevice:
     def serves(kernel: FeatureKernel, backend: CudaBackend) -> bool:
         """True for float64 about an origin, with few enough sums for the current device."""
         most = most_shared(backend.xp)
-        shapes = [_fused(kernel, theta) for _, theta in _coefficients(kernel)]
+        shapes = [_fused(kernel, theta) for theta in kernel.coefficients]
         return _is_plain(kernel) and all(shape.plan(most) is not None for shape in shapes)
 
     @staticmethod
     def nbytes(kernel: FeatureKernel) -> int:
         """Bytes on any device, whether it serves the kernel or not."""
-        shapes = [_fused(kernel, theta) for _, theta in _coefficients(kernel)]
+        shapes = [_fused(kernel, theta) for theta in kernel.coefficients]
         if not (_is_plain(kernel) and all(shape.plan() is not None for shape in shapes)):
             return 0
         return sum(shape.workspace_bytes for shape in shapes)
@@ -100,20 +100,20 @@ class WideOnDevice:
         most = most_shared(backend.xp)
         self._sums = {
             position: WideSums(backend.xp, _wide(kernel, theta), theta, most)
-            for position, theta in _coefficients(kernel)
+            for position, theta in enumerate(kernel.coefficients)
         }
 
     @staticmethod
     def serves(kernel: FeatureKernel, backend: CudaBackend) -> bool:
         """True for float64 about an origin, with rows short enough for the current device."""
         most = most_shared(backend.xp)
-        shapes = [_wide(kernel, theta) for _, theta in _coefficients(kernel)]
+        shapes = [_wide(kernel, theta) for theta in kernel.coefficients]
         return _is_plain(kernel) and all(shape.pays(most) for shape in shapes)
 
     @staticmethod
     def nbytes(kernel: FeatureKernel) -> int:
         """Bytes on any device, whether it serves the kernel or not."""
-        shapes = [_wide(kernel, theta) for _, theta in _coefficients(kernel)]
+        shapes = [_wide(kernel, theta) for theta in kernel.coefficients]
         if not (_is_plain(kernel) and all(shape.pays() for shape in shapes)):
             return 0
         rows = 8 * (kernel.frame.n_features + 2) * WideShape.most_rows()
@@ -150,15 +150,6 @@ class WideOnDevice:
 
 def _is_plain(kernel: FeatureKernel) -> bool:
     return kernel.dtype == "float64" and kernel.frame.factor is None
-
-
-def _coefficients(kernel: FeatureKernel) -> Iterator[tuple[int, Array]]:
-    for block in kernel.blocks:
-        start = 0
-        for position in block.members:
-            size = kernel.members[position].n_components
-            yield position, block.theta[start : start + size]
-            start += size
 
 
 def _fused(kernel: FeatureKernel, theta: Array) -> FusedShape:

@@ -23,6 +23,7 @@ from dgmm.errors import (
     SingularMixtureError,
 )
 from dgmm.fitting import (
+    check_counted,
     first_level,
     open_rows,
     plan_maximization,
@@ -44,7 +45,7 @@ _STARTS = ("weights_init", "means_init", "covariances_init")
 class PartialFit:
     """The method of an estimator that is fitted batch by batch."""
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Improve the mixture by one batch of rows: a step of stepwise EM.
 
         The first batch also finds the start, in which case it needs at least ``n_components`` rows.
@@ -57,6 +58,9 @@ class PartialFit:
         ----------
         X : array-like, Dask array, Zarr array, path or URL, or Dataset
         y : ignored
+        sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+            As in ``fit``. Within a batch, a row of weight two is two rows; a batch counts as one
+            whatever its rows weigh together.
 
         Raises
         ------
@@ -67,21 +71,21 @@ class PartialFit:
         -----
         Cappé and Moulines (2009), J. R. Stat. Soc. B 71; Liang and Klein (2009), NAACL.
         """
-        fit_batch(self, X)
+        fit_batch(self, X, sample_weight)
         return self
 
 
-def fit_batch(estimator: Any, X: Any) -> None:
+def fit_batch(estimator: Any, X: Any, sample_weight: Any = None) -> None:
     """Improve an estimator by one batch; it is left as it was if anything fails.
 
     Parameters
     ----------
     estimator : GaussianMixture
         Fitted or not.
-    X : anything that :meth:`dgmm.GaussianMixture.fit` reads
+    X, sample_weight : anything that :meth:`dgmm.GaussianMixture.fit` reads
     """
     parameters, sizes = check_parameters(estimator), _step_sizes(estimator)
-    dataset = open_rows(X)
+    dataset = open_rows(X, sample_weight)
     _check_supported(parameters, dataset)
     is_first = not estimator.__sklearn_is_fitted__()
     _check_batch(estimator, dataset, is_first)
@@ -134,11 +138,10 @@ def _check_supported(parameters: FitParameters, dataset: Dataset) -> None:
         raise InvalidParameterError(
             "partial_fit does not skip bad rows or blocks; clean the batch, or use fit"
         )
-    for name, there in (("weights", dataset.has_weights), ("labels", dataset.has_labels)):
-        if there:
-            raise InvalidParameterError(
-                f"partial_fit does not support {name} of rows, which this dataset carries; use fit"
-            )
+    if dataset.has_labels:
+        raise InvalidParameterError(
+            "partial_fit does not support labels of rows, which this dataset carries; use fit"
+        )
 
 
 def _step_sizes(estimator: Any) -> StepSizes:
@@ -180,12 +183,7 @@ def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
     if not is_first:
         check_columns(estimator, dataset)
         _check_same_shape(estimator)
-    inverse = estimator.precisions_init is not None
-    given = all(
-        getattr(estimator, name) is not None or (name == "covariances_init" and inverse)
-        for name in _STARTS
-    )
-    needed = estimator.n_components if is_first and not given else 1
+    needed = estimator.n_components if is_first and not _is_given(estimator) else 1
     if dataset.n_rows < 1:
         raise InvalidDataError(
             f"Found array with 0 sample(s) (shape={dataset.shape}) while a minimum of 1 is "
@@ -197,6 +195,15 @@ def _check_batch(estimator: Any, dataset: Dataset, is_first: bool) -> None:
             f"{dataset.n_rows}: the first batch is what the mixture starts from; make it larger, "
             f"or pass {', '.join(_STARTS)}"
         )
+
+
+def _is_given(estimator: Any) -> bool:
+    """True if no row is needed to find a start."""
+    inverse = estimator.precisions_init is not None
+    return all(
+        getattr(estimator, name) is not None or (name == "covariances_init" and inverse)
+        for name in _STARTS
+    )
 
 
 def _check_same_shape(estimator: Any) -> None:
@@ -233,6 +240,8 @@ def _advance(
             frames = retained.frames
         else:
             profile = session.run(profile_on(task, device)).total
+            starts_here = mixture is None and not _is_given(estimator)
+            check_counted(profile, parameters.n_components if starts_here else 1)
             frames = frames_of(profile, dataset.dtype)
             if mixture is None:
                 context = Context(session, frames, profile, device)

@@ -165,6 +165,17 @@ class FeatureKernel:
     def n_stacked(self) -> int:
         return sum(block.theta.shape[0] for block in self.blocks)
 
+    @property
+    def coefficients(self) -> list[Array]:
+        """Θ (n_components, n_coefficients) of each member, in their order."""
+        found: list[Any] = [None] * len(self.members)
+        for block in self.blocks:
+            start = 0
+            for position in block.members:
+                stop = start + self.members[position].n_components
+                found[position], start = block.theta[start:stop], stop
+        return found
+
     def tile_rows(self, backend: Backend) -> int:
         itemsize = np.dtype(self.dtype).itemsize
         return backend.tile_rows(self.n_coefficients + self.n_stacked, itemsize)

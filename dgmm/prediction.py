@@ -15,12 +15,13 @@ from dgmm.data.skipping import Skipped, check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError
-from dgmm.expectation import BatchPass, RowPass, plan_batch
+from dgmm.expectation import RowPass, plan_batch
 from dgmm.fitting import first_level
 from dgmm.guard import Frames, Level, safe_level
 from dgmm.mixture import Mixture, frame_of
 from dgmm.parameters import FitParameters, check_parameters
 from dgmm.portable import portable_errors
+from dgmm.stepwise import expect
 
 __all__ = [
     "Evaluation",
@@ -86,14 +87,13 @@ def log_likelihood(estimator: Any, dataset: Dataset) -> tuple[float, float, int]
     mixture = estimator.mixture_
     frames = mixture_frames(mixture)
     level = _level(mixture, frames, dataset, parameters)
-    task = BatchPass(plan_batch([mixture], [level], frames), device=parameters.device_for_once)
     engine = engine_for(estimator.engine, dataset)
     skipped = Skipped()
     with engine.session(dataset, memory_limit=parameters.memory_limit) as session:
         if dataset.skipping is not None:
             skipped = session.run(SkipCount()).total
             check_skipped(dataset, skipped)
-        (statistics,) = task.finish(session.run(task).total, [mixture], [None]).members
+        statistics = expect(session, frames, mixture, level, parameters.device_for_once)
     if not statistics.weight > 0.0:
         raise InvalidDataError("sample_weight is zero for every row; nothing is left to score")
     return statistics.log_likelihood, statistics.weight, skipped.rows

@@ -272,7 +272,7 @@ def run_selection(
     estimators = _estimators(template, n_components, covariance_types)
     for one in estimators:
         check_parameters(one)
-    dataset = open_rows(X, sample_weight, labels)
+    dataset = open_rows(X, sample_weight, labels, template.device)
     for one in estimators:
         one._check_rows(dataset)
     candidates = fit_candidates(

@@ -15,7 +15,7 @@ import numpy as np
 
 from dgmm.em import ILL_DEFINED, PEAK_TOLERANCE
 from dgmm.engine.base import Session
-from dgmm.errors import SingularMixtureError
+from dgmm.errors import InvalidDataError, SingularMixtureError
 from dgmm.expectation import BatchPass, plan_batch
 from dgmm.features import Layout, pack_symmetric
 from dgmm.frame import Frame
@@ -25,7 +25,7 @@ from dgmm.mixture import Mixture, frame_of
 from dgmm.reframing import reframe
 from dgmm.statistics import SufficientStatistics
 
-__all__ = ["Retained", "StepSizes", "advance", "expected_statistics"]
+__all__ = ["Advanced", "Retained", "StepSizes", "advance", "expect", "expected_statistics"]
 
 # The origin of the retained statistics moves when another conditions the mixture so much better:
 # at about four standard deviations of all rows, long before digits are lost.
@@ -136,10 +136,14 @@ def advance(
 
     Raises
     ------
+    InvalidDataError
+        If no row of the batch has a weight.
     SingularMixtureError
         If a component collapsed. Nothing that was passed in has changed.
     """
     batch = expect(session, frames, mixture, level, device)
+    if not batch.weight > 0.0:
+        raise InvalidDataError("sample_weight is zero for every row of the batch; leave it out")
     step = 0 if retained is None else retained.step
     statistics = batch
     if retained is not None:
@@ -161,10 +165,11 @@ def advance(
 def expect(
     session: Session, frames: Frames, mixture: Mixture, level: Level, device: str
 ) -> SufficientStatistics:
-    """Statistics of the batch with second moments per component, whatever the family.
+    """Statistics of the rows with second moments per component, whatever the family.
 
-    The total scatter that tied families make do with in :mod:`dgmm.em` is that of fixed rows with
-    weight one; blended rows have no such total.
+    A kernel that turns out to be past its guard is followed by the next safer one. The total
+    scatter that tied families make do with in :mod:`dgmm.em` is that of fixed rows with weight one;
+    blended rows have no such total.
     """
     level = safe_level(mixture, frames, level)
     task = BatchPass(plan_batch([mixture], [level], frames), device=device)

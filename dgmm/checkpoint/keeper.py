@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from dgmm.checkpoint.places import Place, place_at
 from dgmm.checkpoint.state import FitState, decode, encode
 from dgmm.data.location import Location
-from dgmm.errors import CheckpointError, InvalidParameterError
+from dgmm.errors import CheckpointError, InvalidParameterError, SourceError
 
 __all__ = ["Checkpoints", "Found", "Keeper"]
+
+_log = logging.getLogger("dgmm.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ class Keeper:
                     return Found(decode(label, file, size), label, tuple(damaged))
             except CheckpointError as error:
                 damaged.append(str(error))
+            except OSError as error:
+                # A disk that cannot give back what was written has damaged it.
+                if getattr(error, "errno", None) != errno.EIO:
+                    raise
+                damaged.append(f"{label} cannot be read: {error}")
         if damaged:
             raise CheckpointError(
                 f"none of the {len(damaged)} checkpoints in {self.place.name} can be used: "
@@ -134,6 +143,8 @@ class Keeper:
     def write(self, state: FitState) -> None:
         """Write a checkpoint, then remove what is more than is kept.
 
+        What cannot be removed stays, which is logged: it hinders nobody from going on.
+
         Raises
         ------
         SourceError
@@ -146,7 +157,10 @@ class Keeper:
         # A number is used once: one that failed may have left something.
         number, self._next = self._next, self._next + 1
         self.place.write(number, content)
-        self._prune()
+        try:
+            self._prune()
+        except SourceError as error:
+            _log.warning("%s was written, and older ones stay: %s", self.place.label(number), error)
 
     def _prune(self) -> None:
         numbers = self.place.numbers()

@@ -100,9 +100,12 @@ class Directory:
 
     def prepare(self) -> None:
         def make() -> None:
-            if not self._path.is_dir():
-                self._path.mkdir(parents=True, exist_ok=True)
-                self._disk.sync_directory(self._path.parent)
+            missing = [self._path, *self._path.parents]
+            missing = missing[: next(i for i, one in enumerate(missing) if one.is_dir())]
+            # The name of each is brought to the disk before there is anything in it.
+            for path in reversed(missing):
+                self._disk.make_directory(path)
+                self._disk.sync_directory(path.parent)
 
         self._tried("make the directory", make)
 

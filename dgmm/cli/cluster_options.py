@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False)
 _SECONDS = click.FloatRange(min=0, min_open=True, max=1e9)
 _CERTIFICATES = ("tls_ca_file", "tls_cert", "tls_key")
-_TIMEOUTS = ("no_workers_timeout", "worker_timeout", "progress_timeout")
+_TIMEOUTS = ("no_workers_timeout", "worker_timeout", "progress_timeout", "scheduler_timeout")
 
 _OPTIONS = (
     click.option(
@@ -41,6 +41,12 @@ _OPTIONS = (
         type=_SECONDS,
         metavar="SECONDS",
         help="How long a pass may get nowhere (600 by default).",
+    ),
+    click.option(
+        "--scheduler-timeout",
+        type=_SECONDS,
+        metavar="SECONDS",
+        help="How long the scheduler may be silent (30 by default).",
     ),
 )
 

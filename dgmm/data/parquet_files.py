@@ -22,6 +22,7 @@ from dgmm.errors import MissingDependencyError, SourceError
 
 __all__ = [
     "ParquetPath",
+    "StoreReadError",
     "find_files",
     "holds_parquet",
     "is_parquet_name",
@@ -172,9 +173,53 @@ def _opened(file: ParquetPath) -> Iterator[Any]:
         with pa.OSFile(file.path) as source:
             yield source
     else:
-        # A cache of blocks would read, and hold, more than what is asked for.
-        with _file_system(file.location).open(file.path, "rb", cache_type="none") as source:
+        with _opened_remotely(file) as source:
             yield source
+
+
+@contextmanager
+def _opened_remotely(file: ParquetPath) -> Iterator[_Reads]:
+    try:
+        # A cache of blocks would read, and hold, more than what is asked for.
+        opened = _file_system(file.location).open(file.path, "rb", cache_type="none")
+    except Exception as error:
+        raise StoreReadError from error
+    with opened:
+        source = _Reads(opened)
+        try:
+            yield source
+        except Exception:
+            # Whatever pyarrow made of it on its way.
+            if source.failure is not None:
+                raise StoreReadError from source.failure
+            raise
+
+
+class StoreReadError(Exception):
+    """A store failed to give bytes of a file: nothing is known of the bytes. Its cause says why.
+
+    File systems raise what they like, plain OSError and ValueError too, which are also what
+    pyarrow raises of damaged bytes.
+    """
+
+
+class _Reads:
+    """A file of a store that remembers how a read failed."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.failure: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            found: bytes = self._file.read(size)
+        except Exception as error:
+            self.failure = error
+            raise
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @lru_cache(maxsize=_OPEN_FOOTERS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.data.parquet_files import ParquetPath, open_parquet_file
+from dgmm.data.parquet_files import ParquetPath, StoreReadError, open_parquet_file
 from dgmm.errors import (
     DamagedBlockError,
     DgmmError,
@@ -101,6 +101,8 @@ def failure_of(file: ParquetPath, error: BaseException, damaged: str) -> DgmmErr
     """The exception for what pyarrow, or the storage under it, raised."""
     import pyarrow as pa
 
+    if isinstance(error, StoreReadError) and error.__cause__ is not None:
+        return file.location.failure(f"cannot read {file.name} of", error.__cause__)
     # The errors that pyarrow makes itself of bad bytes have no number of the system's.
     own = type(error) in (OSError, ValueError) and getattr(error, "errno", None) is None
     if own or isinstance(error, pa.ArrowException | UnicodeDecodeError):

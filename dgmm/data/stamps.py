@@ -126,11 +126,21 @@ def tells_content(info: Mapping[str, Any]) -> bool:
 
 
 def mark_of_path(path: str | os.PathLike[str]) -> FileMark | None:
-    """The mark of a local file: its size and the nanosecond it was last written in."""
+    """The mark of a local file: its size and the nanosecond it was last written in.
+
+    None if it is gone.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If the system cannot say: no permission, a disk or a network that does not answer.
+    """
     try:
         found = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise Location(str(path)).failure("cannot look at", error) from error
     return FileMark(found.st_size, str(found.st_mtime_ns))
 
 

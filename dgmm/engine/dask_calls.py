@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed import CancelledError, Client
 from distributed.comm.core import CommClosedError
@@ -26,6 +26,14 @@ _NOTICE_SECONDS = 2.0
 
 # What nobody waits for may take so long: a worker that is stopped would hold up the rest.
 _TELL_SECONDS = 5.0
+
+
+_UNANSWERED = "Timed out trying to connect"
+
+# Times that a question is asked, of a client that connects again in between.
+_RECONNECTIONS = 3
+
+T = TypeVar("T")
 
 
 class Calls:
@@ -116,6 +124,8 @@ class Calls:
             raise
         except Exception as error:
             broken = isinstance(error, CommClosedError | RPCClosed | ConnectionError)
+            # What distributed raises where a new connection is not answered; of no other kind.
+            broken = broken or (type(error) is OSError and str(error).startswith(_UNANSWERED))
             if broken:
                 self._wait_while("running", _NOTICE_SECONDS)
             self.check(error)
@@ -161,6 +171,22 @@ class Calls:
 
         loop: Any = self.client.loop
         return asyncio.run_coroutine_threadsafe(call(), loop.asyncio_loop)
+
+
+def steadily(question: Callable[[], T]) -> T:
+    """The answer to a question that needs no tasks, asked again where the client had to connect.
+
+    Raises
+    ------
+    SchedulerLostError
+        If it has to do so again and again.
+    """
+    for _ in range(_RECONNECTIONS):
+        try:
+            return question()
+        except CancelledError as error:
+            last = error
+    raise _lost(last) from last
 
 
 def _lost(what: object) -> SchedulerLostError:

@@ -14,7 +14,7 @@ from distributed import CancelledError, Client, Future, KilledWorker, wait
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import NoValidWorkerError
 
-from dgmm.engine.dask_calls import WATCH_SECONDS, Calls
+from dgmm.engine.dask_calls import WATCH_SECONDS, Calls, steadily
 from dgmm.engine.dask_graph import (
     PassGraph,
     Share,
@@ -105,10 +105,12 @@ class Cluster:
     ----------
     client : distributed.Client
     timeouts : Timeouts
+    session : str
+        Whose work in the workers' heartbeats is watched.
     """
 
-    def __init__(self, client: Client, timeouts: Timeouts) -> None:
-        self._client, self._timeouts = client, timeouts
+    def __init__(self, client: Client, timeouts: Timeouts, session: str) -> None:
+        self._client, self._timeouts, self._session = client, timeouts, session
         self._calls = Calls(client, timeouts)
         self._supervisor = Supervisor(getattr(client, "cluster", None))
 
@@ -120,11 +122,7 @@ class Cluster:
         NoWorkersError
             If none appears in time.
         """
-        try:
-            return self._find_workers()
-        except CancelledError:
-            # The client has connected again.
-            return self._find_workers()
+        return steadily(self._find_workers)
 
     def _find_workers(self) -> dict[str, int]:
         found = self._threads()
@@ -303,7 +301,8 @@ class Cluster:
     def _vigil(
         self, graph: PassGraph | None, futures: Sequence[Future[Any]], workers: Collection[str]
     ) -> Vigil:
-        return Vigil(self._calls, self._supervisor, self._timeouts, graph, futures, workers)
+        watched = self._session, graph, futures, workers
+        return Vigil(self._calls, self._supervisor, self._timeouts, *watched)
 
     def _watch(
         self,

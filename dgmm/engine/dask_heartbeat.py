@@ -1,4 +1,4 @@
-"""What a worker's heartbeat says of dgmm: parts done so far, and tasks at work.
+"""What a worker's heartbeat says of dgmm, for each session: parts done so far, tasks at work.
 
 The scheduler keeps the latest heartbeat of each worker. A driver that waits reads there whether a
 long task gets on, without asking a worker that may not be able to answer.
@@ -17,42 +17,55 @@ METRIC = "dgmm"
 
 
 class Pulse:
-    """The work of this process.
-
-    Attributes
-    ----------
-    done : int
-        Parts of blocks that were evaluated.
-    running : int
-        Tasks that are at it now.
-    """
+    """The work of this process, for the sessions that are open in it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.done = 0
-        self.running = 0
+        self._done: dict[str, int] = {}
+        self._running: dict[str, int] = {}
 
-    def beat(self) -> None:
-        """A part is done."""
+    def open(self, session: str) -> None:
+        """Tell of a session from now on."""
         with self._lock:
-            self.done += 1
+            self._done.setdefault(session, 0)
+            self._running.setdefault(session, 0)
+
+    def close(self, session: str) -> None:
+        """Tell of it no more: nobody waits for what its tasks may still be at."""
+        with self._lock:
+            self._done.pop(session, None)
+            self._running.pop(session, None)
+
+    def beat(self, session: str) -> None:
+        """A part of a block was evaluated."""
+        with self._lock:
+            if session in self._done:
+                self._done[session] += 1
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self, session: str) -> Iterator[None]:
         """A task runs; where that is in a worker, its heartbeat says so."""
         _attach(self)
-        with self._lock:
-            self.running += 1
+        self._count(session, 1)
         try:
             yield
         finally:
-            with self._lock:
-                self.running -= 1
+            self._count(session, -1)
 
-    def read(self, worker: Any) -> dict[str, int]:
-        """As the heartbeat has it."""
+    def _count(self, session: str, more: int) -> None:
+        with self._lock:
+            if session in self._running:
+                # One that was closed and opened again in between has counted fewer.
+                self._running[session] = max(0, self._running[session] + more)
+
+    def read(self, worker: Any) -> dict[str, dict[str, int]]:
+        """As the heartbeat has it: parts done and tasks at work, by session."""
         del worker
-        return {"done": self.done, "running": self.running}
+        with self._lock:
+            return {
+                session: {"done": done, "running": self._running[session]}
+                for session, done in self._done.items()
+            }
 
 
 PULSE = Pulse()

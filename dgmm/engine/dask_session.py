@@ -15,6 +15,7 @@ from distributed.protocol.pickle import dumps
 from dgmm.data.dataset import Dataset
 from dgmm.engine.base import CONSUMER_BYTES, BlockTask, Counters, Mergeable, Reduced
 from dgmm.engine.dask_attempts import Attempts
+from dgmm.engine.dask_calls import steadily
 from dgmm.engine.dask_cluster import Cluster, Held, TasksKilledError
 from dgmm.engine.dask_graph import (
     ARITY,
@@ -75,14 +76,14 @@ class DaskSession:
         self.dataset = dataset
         self.counters = Counters()
         self._timeouts, self._renew = timeouts, renew
-        self._cluster = Cluster(client, timeouts)
         self._name = uuid4().hex
+        self._cluster = Cluster(client, timeouts, self._name)
         self._closed = False
         self._driver_limit = resolve_limit(memory_limit)
         self._reserved = reserved_bytes
         self._everything = select(dataset)
         workers = self._cluster.workers()
-        self._worker_limit = memory_limit or self._cluster.worker_memory() // 2
+        self._worker_limit = memory_limit or steadily(self._cluster.worker_memory) // 2
         self._demand = _worker_demand(dataset, len(workers))
         self._held: Held | None = None
         self.plan = plan_memory(self._demand, max(workers.values()), self._worker_limit)
@@ -144,7 +145,7 @@ class DaskSession:
         # The consumer may run passes in between, which have plans of their own.
         plan, span = self.plan, self.plan.span
         ahead = Ahead(self._cluster, task, plan, self._name)
-        homes = self._cluster.homes(pieces)
+        homes = steadily(lambda: self._cluster.homes(pieces))
         near = deal([homes[position] for position, _ in shares], list(threads), span)
         todo = deque(zip([share for _, share in shares], near, strict=True))
         busy: Counter[str] = Counter()
@@ -310,7 +311,7 @@ class DaskSession:
         """Go on with another cluster, where there can be one."""
         if self._renew is None:
             raise error
-        self._cluster, self._held = Cluster(self._renew(), self._timeouts), None
+        self._cluster, self._held = Cluster(self._renew(), self._timeouts, self._name), None
         if attempts.held is not None:
             attempts.held = replace(attempts.held)
         attempts.lost(error, self._cluster.workers())

@@ -86,6 +86,17 @@ class Ahead:
             self._cluster.give_up(one.graph, one.futures, self._session)
 
     def _submit(self, begun: _Begun) -> None:
+        while True:
+            try:
+                self._try_to_submit(begun)
+            except CancelledError as error:
+                # The client had to connect again, and what it had sent is gone.
+                begun.attempts.lost(error, self._cluster.workers())
+                self._sent = None
+            else:
+                return
+
+    def _try_to_submit(self, begun: _Begun) -> None:
         if self._sent is None:
             first = PassGraph(uuid4().hex)
             key = first.add_pickled("task", dumps(self._task))

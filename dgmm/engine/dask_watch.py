@@ -41,6 +41,7 @@ class Vigil:
     calls : Calls
     supervisor : Supervisor
     timeouts : Timeouts
+    session : str
     graph : PassGraph, optional
         The tasks of the pass; without one, the tasks of somebody else are waited for.
     futures : sequence of Future
@@ -53,12 +54,13 @@ class Vigil:
         calls: Calls,
         supervisor: Supervisor,
         timeouts: Timeouts,
+        session: str,
         graph: PassGraph | None,
         futures: Sequence[Future[Any]],
         workers: Collection[str] = (),
     ) -> None:
         self._calls, self._supervisor, self._timeouts = calls, supervisor, timeouts
-        self._futures, self._workers = futures, set(workers)
+        self._session, self._futures, self._workers = session, futures, set(workers)
         self._keys = set() if graph is None else graph.keys()
         self._names: Mapping[str, str] = {} if graph is None else graph.ranges
         self._peopled = self._looked = self._moved = monotonic()
@@ -107,7 +109,12 @@ class Vigil:
                 info[worker]["nanny"],
                 f"has not been heard of for {self._limit()}",
             )
-        pulses = {one: info[one]["metrics"].get(METRIC, {}) for one in at_work if one in info}
+        # Of this session: what a worker does for others says nothing of ours.
+        pulses = {
+            one: info[one]["metrics"].get(METRIC, {}).get(self._session, {})
+            for one in at_work
+            if one in info
+        }
         finished = sum(future.status == "finished" for future in self._futures)
         state = (finished, at_work, {worker: one.get("done") for worker, one in pulses.items()})
         if state != self._state:

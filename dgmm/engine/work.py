@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from time import sleep
 from typing import NamedTuple
 
 from dgmm.data.dataset import Block, Dataset, Rows
 from dgmm.engine.tree import Node, Shape
-from dgmm.errors import InvalidDataError, InvalidParameterError, SourceError
+from dgmm.errors import (
+    InvalidDataError,
+    InvalidParameterError,
+    SourceError,
+    StoreUnavailableError,
+)
 
 __all__ = ["BlockWork", "Selection", "check_keep", "load", "select"]
+
+
+_log = logging.getLogger("dgmm.engine")
+
+# Seconds between attempts to read from a store that is unavailable.
+_WAITS = (0.1, 0.4, 2.0)
 
 
 class BlockWork(NamedTuple):
@@ -84,9 +97,29 @@ def check_keep(keep: str | None) -> bool:
     return keep is not None
 
 
-def load(block: Block) -> Rows:
-    """Read a block, and refuse rows that are not the ones it promised."""
-    rows = block.read()
+def load(block: Block, wait: Callable[[float], object] = sleep) -> Rows:
+    """Read a block, and refuse rows that are not the ones it promised.
+
+    A store that is unavailable is asked again, three times within two seconds and a half: what
+    lasts longer is for the client library of the store, and for a checkpoint.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If it is so still.
+    SourceError
+        If the rows are not those of the block.
+    """
+    for seconds in _WAITS:
+        try:
+            return _checked(block.read(), block)
+        except StoreUnavailableError as error:
+            _log.info("%s; trying again in %g seconds", error, seconds)
+            wait(seconds)
+    return _checked(block.read(), block)
+
+
+def _checked(rows: Rows, block: Block) -> Rows:
     if rows.x.shape != (block.n_rows, block.n_features) or rows.first_row != block.first_row:
         raise SourceError(
             f"block {block.name}: expected an array of shape {(block.n_rows, block.n_features)} "

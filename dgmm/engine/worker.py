@@ -214,9 +214,12 @@ def _session(settings: Settings) -> WorkerSession:
             return WorkerSession(settings.n_threads)
         if settings.session not in _sessions:
             _sessions[settings.session] = WorkerSession(settings.n_threads)
+            PULSE.open(settings.session)
         _sessions.move_to_end(settings.session)
         while len(_sessions) > _MAX_SESSIONS:
-            _sessions.popitem(last=False)[1].forget()
+            oldest, left = _sessions.popitem(last=False)
+            left.forget()
+            PULSE.close(oldest)
         session = _sessions[settings.session]
         session.cache.resize(settings.cache_bytes)
     return session
@@ -228,6 +231,7 @@ async def close_session(name: str) -> None:
         if name not in _closed:
             _closed.append(name)
         session = _sessions.pop(name, None)
+    PULSE.close(name)
     if session is not None:
         session.forget()
 
@@ -270,7 +274,7 @@ def _reduce(
     def deliver(lease: Lease, value: M) -> None:
         reducer.add(shape.leaf(lease.position, lease.part), value)
         feed.finished(lease.number)
-        PULSE.beat()
+        PULSE.beat(settings.session)
 
     loader = session.device.loader(task, session.cache, work, settings.window)
     with _reading(work, settings, session, session.cache, loader) as feed:
@@ -299,7 +303,7 @@ def _evaluate(
     def deliver(lease: Lease, value: Any) -> None:
         values.append(value)
         feed.finished(lease.number)
-        PULSE.beat()
+        PULSE.beat(settings.session)
 
     with _reading((item,), settings, session, cache) as feed:
         evaluate_parts(feed, (task,), deliver)
@@ -352,7 +356,8 @@ def _reading(
     """A feed with its reader at work, when it is this task's turn."""
     # One thread finishes each part before it takes the next.
     feed = Feed(work, window=settings.window, span=1, cache=cache, loader=loader)
-    with session.gate, PULSE.at_work(), single_threaded_blas(), ThreadPoolExecutor(1) as pool:
+    at_work = PULSE.at_work(settings.session)
+    with session.gate, at_work, single_threaded_blas(), ThreadPoolExecutor(1) as pool:
         session.feeds[feed] = settings.run
         reader = pool.submit(feed.read_ahead)
         try:

@@ -13,6 +13,16 @@ from typing import Any
 
 from tests.chaos import blocks, scenarios
 
+# The most that a figure may be; scenarios assert errors, and most of them bits, themselves.
+LIMITS = (
+    ("sigkill", "slowest_iteration_s", 30.0),
+    ("workers die as they start", "healed_after_s", 60.0),
+    ("no workers", "error_after_s", 60.0),
+    ("scheduler killed", "error_after_s", 60.0),
+    ("scheduler stopped", "error_after_s", 60.0),
+    ("soak", "tasks_left", 0),
+)
+
 
 def run(folder: Path, seed: int, *, brief: bool = False) -> dict[str, dict[str, Any]]:
     """The figures of each scenario, by its name. An assertion fails where a promise is broken."""
@@ -59,6 +69,22 @@ def run(folder: Path, seed: int, *, brief: bool = False) -> dict[str, dict[str, 
     return figures
 
 
+def broken(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """What is beyond its limit, or was not measured although its scenario ran."""
+    found = []
+    for scenario, name, most in LIMITS:
+        value = figures[scenario].get(name)
+        if value is None or value > most:
+            found.append(f"{scenario}: {name} is {value}, at most {most} was promised")
+    found += [
+        f"{name}: other bits" for name, one in figures.items() if not one.get("bits_equal", True)
+    ]
+    if not figures["deadly block"].get("named"):
+        found.append("deadly block: it was not named")
+    flips = {name: n for name, n in figures["flips found of 60"].items() if name != "took_s"}
+    return found + [f"{name}: {n} of 60 flips" for name, n in flips.items() if n != 60]
+
+
 def _row(figures: dict[str, Any]) -> str:
     return "  ".join(f"{key}={value}" for key, value in figures.items())
 
@@ -71,6 +97,8 @@ def main() -> None:
     for out in sys.argv[1:]:
         if not out.startswith("-"):
             Path(out).write_text(json.dumps({"seed": seed, **figures}, indent=2), "utf-8")
+    if found := broken(figures):
+        sys.exit("\n".join(found))
 
 
 # Workers are processes that import this module.

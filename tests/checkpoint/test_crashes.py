@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +38,7 @@ class CrashingDisk(Disk):
         self.unsynced: dict[Path, int] = {}
         self.unnamed: list[tuple[Path, Path]] = []
         self.removed: list[tuple[Path, bytes]] = []
+        self.unsynced_directories: list[Path] = []
 
     def step(self, half: Callable[[], Any] | None = None) -> None:
         if self.done == self.at and half is not None:
@@ -64,6 +68,12 @@ class CrashingDisk(Disk):
         self.step()
         super().sync_directory(path)
         self.unnamed, self.removed = [], []
+        self.unsynced_directories = [one for one in self.unsynced_directories if one.parent != path]
+
+    def make_directory(self, path: Path) -> None:
+        self.step()
+        super().make_directory(path)
+        self.unsynced_directories.append(path)
 
     def remove(self, path: Path) -> None:
         self.step()
@@ -81,6 +91,8 @@ class CrashingDisk(Disk):
                 new.rename(old)
         for path, content in self.removed:
             path.write_bytes(content)
+        for path in self.unsynced_directories:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class OnDisk(Checkpoints):
@@ -115,10 +127,11 @@ def operations(place: Path) -> int:
 
 @pytest.mark.parametrize("loses", [False, True], ids=["all arrived", "only what was synced"])
 def test_a_crash_at_every_operation(tmp_path: Path, whole: Any, loses: bool) -> None:
-    total = operations(tmp_path / "calm")
-    assert total >= 24
+    # Three directories that have to be made, then the files.
+    total = operations(tmp_path / "calm/of/fits")
+    assert total >= 28
     for at in range(total):
-        place, disk = tmp_path / f"crash{at}", CrashingDisk(at)
+        place, disk = tmp_path / f"crash{at}/of/fits", CrashingDisk(at)
         with pytest.raises(Cut):
             fitted(on_disk(place, disk))
         if loses:
@@ -200,6 +213,53 @@ def test_a_crash_at_every_operation_of_an_object_store(whole: Any, after: bool) 
 
 
 # -------------------------------------------------------------------- a disk that does not take it
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_system_that_cannot_sync_directories_is_enough(
+    tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    same_bits(fitted(tmp_path / "x"), whole)
+    assert list((tmp_path / "x").iterdir())
+
+
+def test_old_checkpoints_that_cannot_be_removed_stay(
+    tmp_path: Path, whole: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Sticky(Disk):
+        def remove(self, path: Path) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    same_bits(fitted(on_disk(tmp_path / "x", Sticky())), whole)
+    assert len(list((tmp_path / "x").iterdir())) > 2
+    assert "older ones stay: cannot remove a checkpoint in" in caplog.text
+
+
+def test_a_checkpoint_that_the_disk_cannot_give_back_is_fallen_back_from(
+    tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted(Checkpoints(tmp_path, keep=2))
+    newest, opened = max(tmp_path.iterdir()), Directory.open
+
+    class Bad(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def open_bad(place: Directory, number: int) -> Any:
+        file, size = opened(place, number)
+        return (Bad(), size) if place.label(number) == str(newest) else (file, size)
+
+    monkeypatch.setattr(Directory, "open", open_bad)
+    with pytest.warns(match="Input/output error"):
+        same_bits(fitted(Checkpoints(tmp_path, keep=2)), whole)
 
 
 class FullDisk(Disk):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from dgmm.errors import (
     InvalidParameterError,
     MissingDependencyError,
     SourceError,
+    StoreUnavailableError,
 )
 from dgmm.testing.sources import SourceSuite, read_all, travelled
 
@@ -97,6 +99,49 @@ def test_row_groups_are_joined_and_never_cut(tmp_path):
     for block_bytes, sizes in [(1, [20] * 5), (1000, [40, 40, 20]), (10**6, [100])]:
         dataset = open_dataset(tmp_path / "x.parquet", block_bytes=block_bytes)
         assert [block.n_rows for block in dataset.blocks] == sizes
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError("Forbidden: 403"), StoreUnavailableError),
+        (RuntimeError("session expired"), StoreUnavailableError),
+        (ValueError("no such option"), SourceError),
+    ],
+    ids=["os", "runtime", "value"],
+)
+@pytest.mark.parametrize("method", ["read", "open"])
+def test_what_a_store_raises_is_no_damage(method, error, kind, tmp_path, monkeypatch):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
+    url, unseen = (f"memory://{tmp_path.name}/{name}.parquet" for name in "xy")
+    for one in (url, unseen):
+        with fsspec.open(one, "wb") as file:
+            pq.write_table(table_of(VALUES), file, row_group_size=20)
+    dataset = open_dataset(url, on_bad_block="skip")
+
+    def fails(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(MemoryFile if method == "read" else MemoryFileSystem, method, fails)
+    with pytest.raises(kind, match=str(error)) as caught:
+        dataset.blocks[0].read()
+    assert not isinstance(caught.value, DamagedBlockError)
+    with pytest.raises(kind, match=str(error)):
+        open_dataset(unseen)
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_one_that_is_gone(tmp_path, monkeypatch):
+    write(tmp_path / "x.parquet", VALUES)
+    (block,) = open_dataset(tmp_path / "x.parquet").blocks
+
+    def stat(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("dgmm.data.stamps.os", SimpleNamespace(stat=stat))
+    with pytest.raises(StoreUnavailableError, match=r"look at .*x\.parquet: .*denied"):
+        block.read()
 
 
 def test_opening_reads_footers_alone(tmp_path, monkeypatch):

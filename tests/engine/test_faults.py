@@ -23,7 +23,7 @@ from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_attempts import IN_ALL, UNEXPLAINED, Attempts
 from dgmm.engine.dask_cluster import TasksKilledError
 from dgmm.engine.dask_graph import PassGraph
-from dgmm.engine.dask_heartbeat import METRIC, PULSE
+from dgmm.engine.dask_heartbeat import METRIC, Pulse
 from dgmm.errors import (
     DeadlyBlockError,
     EngineError,
@@ -144,24 +144,59 @@ def test_others_try_what_a_worker_gets_nowhere_with(
     assert "got nowhere" in caplog.text
 
 
-def test_a_heartbeat_says_what_a_worker_does(client: Client) -> None:
-    with DaskEngine(client).session(toy()) as session:
+def test_a_heartbeat_says_what_a_worker_does_for_each_session(client: Client) -> None:
+    engine = DaskEngine(client)
+    with engine.session(toy()) as session, engine.session(toy()) as other:
         session.run(ToyTask())
+        other.run(ToyTask())
 
         def told() -> bool:
             workers = client.scheduler_info(n_workers=-1)["workers"].values()
-            done = [one["metrics"].get(METRIC, {}).get("done", 0) for one in workers]
-            return sum(done) >= len(toy().parts)
+            pulses = [one["metrics"].get(METRIC, {}) for one in workers]
+            names = session._name, other._name
+            done = [sum(one.get(name, {}).get("done", 0) for one in pulses) for name in names]
+            return all(n >= len(toy().parts) for n in done)
 
         eventually(told, "heartbeats")
 
 
-def test_the_pulse_counts_tasks_at_work() -> None:
-    before = PULSE.read(None)
-    with PULSE.at_work():
-        PULSE.beat()
-        assert PULSE.read(None) == {"done": before["done"] + 1, "running": before["running"] + 1}
-    assert PULSE.running == before["running"]
+def test_the_pulse_counts_the_tasks_of_each_session_that_is_open() -> None:
+    pulse = Pulse()
+    pulse.open("mine")
+    pulse.open("theirs")
+    with pulse.at_work("mine"), pulse.at_work("theirs"), pulse.at_work("mine"):
+        pulse.beat("theirs")
+        mine, theirs = {"done": 0, "running": 2}, {"done": 1, "running": 1}
+        assert pulse.read(None) == {"mine": mine, "theirs": theirs}
+        # Closed while its tasks are at work, as after an error; and a task that comes late.
+        pulse.close("mine")
+        with pulse.at_work("mine"):
+            pulse.beat("mine")
+        assert pulse.read(None) == {"theirs": theirs}
+    assert pulse.read(None) == {"theirs": {"done": 1, "running": 0}}
+
+
+def test_a_session_that_stands_still_is_seen_beside_one_that_moves(
+    client: Client, tmp_path: Path
+) -> None:
+    until, others = tmp_path / "until", Event()
+
+    def move() -> None:
+        with DaskEngine(client).session(toy()) as session:
+            while not others.is_set():
+                session.run(ToyTask())
+
+    moving = Thread(target=move)
+    moving.start()
+    try:
+        engine = DaskEngine(client, progress_timeout=4, worker_timeout=1000)
+        stalled = pytest.raises(StalledError, match="no progress for 4 seconds")
+        with engine.session(toy((9, 9, 9, 9))) as session, stalled:
+            session.run(WaitingTask(row=21, until=str(until)))
+    finally:
+        until.touch()
+        others.set()
+        moving.join()
 
 
 # ------------------------------------------------------------------------------------- clusters

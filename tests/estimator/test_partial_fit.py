@@ -116,6 +116,47 @@ def test_many_passes_over_minibatches_come_to_where_em_comes(family: str) -> Non
     assert not steps.converged_
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_of_weight_two_is_two_rows(family: str) -> None:
+    start = fitted(covariance_type=family, max_iter=1)
+    options = {
+        "covariance_type": family, "weights_init": start.weights_, "means_init": start.means_,
+        "covariances_init": start.covariances_,
+    }  # fmt: skip
+    weighted, repeated = stepwise(**options), stepwise(**options)
+    for seed, batch in enumerate(np.array_split(X, 3)):
+        weight = np.random.default_rng(seed).integers(0, 4, len(batch))
+        weighted.partial_fit(np.where(weight[:, None] > 0, batch, np.nan), sample_weight=weight)
+        repeated.partial_fit(np.repeat(batch, weight, axis=0))
+    np.testing.assert_allclose(weighted.lower_bounds_, repeated.lower_bounds_, rtol=1e-11)
+    for name in ("weights_", "means_", "covariances_"):
+        one, other = getattr(weighted, name), getattr(repeated, name)
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_whole_passes_with_weights_are_em() -> None:
+    weight = np.random.default_rng(5).random(len(X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = stepwise(max_iter=3, tol=0.0).fit(X, sample_weight=weight)
+    steps = stepwise(step_size=lambda _: 1.0)
+    for _ in range(3):
+        steps.partial_fit(X, sample_weight=weight)
+    np.testing.assert_allclose(steps.lower_bounds_, batch.lower_bounds_, rtol=1e-12)
+    np.testing.assert_allclose(steps.means_, batch.means_, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_weights_that_leave_no_rows_are_refused(begun: bool) -> None:
+    gm = stepwise()
+    if begun:
+        gm.partial_fit(X)
+    with pytest.raises(dgmm.InvalidDataError, match="sample_weight is zero for every row"):
+        gm.partial_fit(X, sample_weight=np.zeros(len(X)))
+    with pytest.raises(ValueError, match="sample_weight"):
+        gm.partial_fit(X, sample_weight=np.full(len(X), -1.0))
+
+
 def test_far_and_thin_data_keep_their_digits() -> None:
     scale, offset = np.array([1.0, 1e-3, 1e3]), np.array([1e6, -1e4, 1e7])
     start = {"weights_init": np.full(3, 1 / 3), "means_init": CENTRES, "reg_covar": 0.0}

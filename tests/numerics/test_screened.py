@@ -20,7 +20,8 @@ from dgmm.frame import Frame
 from dgmm.guard import Level
 from dgmm.mixture import Mixture, density_coefficients
 from dgmm.posterior import Classification, Expectation
-from dgmm.screened import Screen, Screened, largest_eigenvalues
+from dgmm.screened import Screened
+from dgmm.screening import Screen, largest_eigenvalues
 from dgmm.testing.families import frames_around
 from dgmm.tiled import Tiled
 from tests.numerics.problems import random_mixture
