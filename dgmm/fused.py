@@ -69,9 +69,9 @@ def fused_workspace(
     loop = None
     if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
         loop = _Compiled(kernel, backend)
-    if Screened.serves(kernel, is_compiled=loop is not None):
-        dense = loop or Tiled(kernel, policies, backend)
-        return Screened(kernel, dense, is_compiled=loop is not None)
+    compiled = loop is not None
+    if Screened.serves(kernel, _tile_rows(kernel, backend), is_compiled=compiled):
+        return Screened(kernel, loop or Tiled(kernel, policies, backend), is_compiled=compiled)
     return loop
 
 
@@ -86,11 +86,18 @@ def fused_bytes(kernel: Kernel, policies: Sequence[PosteriorPolicy], backend: Ba
     if not _are_expectations(policies):
         return 0
     compiled = isinstance(backend, CompiledBackend) and _Compiled.serves(kernel)
-    loop = _Compiled.nbytes(kernel) if compiled else 0
-    if not Screened.serves(kernel, is_compiled=compiled):
+    loop, rows = _Compiled.nbytes(kernel) if compiled else 0, _tile_rows(kernel, backend)
+    if not Screened.serves(kernel, rows, is_compiled=compiled):
         return loop
     own = loop if compiled else kernel.workspace_bytes(backend)
-    return own + Screened.nbytes(kernel, is_compiled=compiled)
+    return own + Screened.nbytes(kernel, rows, is_compiled=compiled)
+
+
+def _tile_rows(kernel: FeatureKernel, backend: Backend) -> int:
+    """Rows that are done at a time where components are not left out."""
+    if isinstance(backend, CompiledBackend) and _Compiled.serves(kernel):
+        return _fused_rows(kernel)
+    return kernel.tile_rows(backend)
 
 
 def _are_expectations(policies: Sequence[PosteriorPolicy]) -> bool:

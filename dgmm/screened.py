@@ -29,8 +29,11 @@ Array = np.ndarray[Any, Any]
 
 _PLAIN = Backend(np)
 
-# Rows of a tile, about and at most: those near one component are enough for products of matrices.
-_ROWS, _MOST_ROWS = 4096, 8192
+# Rows of a tile, about: those near one component are enough for products of matrices.
+_ROWS = 4096
+# What a thread may need beyond the tiles of the kernel. Of many restarts in one kernel, each would
+# keep a tile's rows in its own order.
+_MOST_BYTES = 24 * 2**20
 # After a tile that was not worth it, another is judged by one in so many of its rows, and only if
 # clearly worth it is it screened; the tiles until then are twice as many each time.
 _PROBED = 16
@@ -95,30 +98,40 @@ class Screened:
 
     def __init__(self, kernel: FeatureKernel, dense: Dense, *, is_compiled: bool) -> None:
         self._kernel, self._dense = kernel, dense
-        # None of its own tiles is cut short by one of these.
-        self._rows = dense.tile_rows * max(1, round(_ROWS / dense.tile_rows))
+        self._rows = _rows(dense.tile_rows)
         self._most = [costs.most_pairs for costs in _costs(kernel, is_compiled)]
         self._inverse = kernel.frame.inverse if kernel.frame.is_matrix else None
 
     @staticmethod
-    def serves(kernel: FeatureKernel, *, is_compiled: bool) -> bool:
-        """True for mixtures whose components have a matrix each, where one of them is cheap."""
+    def serves(kernel: FeatureKernel, tile_rows: int, *, is_compiled: bool) -> bool:
+        """True for mixtures whose components have a matrix each, where one of them is cheap.
+
+        Parameters
+        ----------
+        kernel : FeatureKernel
+        tile_rows : int
+            Of what other tiles would go through.
+        is_compiled : bool
+        """
         full = all(block.theta.shape[1] == kernel.layout.full for block in kernel.blocks)
         plain = kernel.frame.factor is None or kernel.frame.is_matrix
         size = max(member.n_components for member in kernel.members) * kernel.frame.n_features**2
         cheap = all(costs.most_pairs >= 1.25 for costs in _costs(kernel, is_compiled))
-        return full and plain and size <= _MOST_VALUES and cheap
+        if not (full and plain and size <= _MOST_VALUES and cheap):
+            return False
+        return Screened.nbytes(kernel, tile_rows, is_compiled=is_compiled) <= _MOST_BYTES
 
     @staticmethod
-    def nbytes(kernel: FeatureKernel, *, is_compiled: bool) -> int:
+    def nbytes(kernel: FeatureKernel, tile_rows: int, *, is_compiled: bool) -> int:
         """Bytes that it holds, and that evaluating a tile takes beside them."""
         d = kernel.frame.n_features
         sizes = [member.n_components for member in kernel.members]
         screens = sum(8 * k * (d * d + (d + 1) ** 2 + 3 * d) for k in sizes)
-        pairs = sum(int(_MOST_ROWS * costs.most_pairs) for costs in _costs(kernel, is_compiled))
+        rows = _rows(tile_rows)
+        pairs = sum(int(rows * costs.most_pairs) for costs in _costs(kernel, is_compiled))
         # Inverses and powers while a screen is made, or a tile while it is screened.
         made = 8 * max(sizes) * 5 * d * d
-        tile = 8 * _MOST_ROWS * (3 * d + len(sizes) * (2 * d + 8) + 2 * max(sizes)) + 40 * pairs
+        tile = 8 * rows * (3 * d + len(sizes) * (2 * d + 8) + 2 * max(sizes)) + 40 * pairs
         return screens + max(made, tile)
 
     @cached_property
@@ -190,6 +203,11 @@ class Screened:
                 return None
             found.append(pairs)
         return found
+
+
+def _rows(tile_rows: int) -> int:
+    """Rows of a tile that is screened: none of the other kind is cut short by one of these."""
+    return tile_rows * max(1, round(_ROWS / tile_rows))
 
 
 def _costs(kernel: FeatureKernel, is_compiled: bool) -> list[_Costs]:

@@ -48,7 +48,7 @@ def _rows(mixture, n, seed=1):
 def _steps(mixture, level=Level.FLOAT64):
     """The screened step of a mixture, and its kernel's tiles."""
     (kernel,) = plan_batch([mixture], [level], frames_around(mixture))
-    assert Screened.serves(kernel, is_compiled=False)
+    assert Screened.serves(kernel, kernel.tile_rows(PLAIN), is_compiled=False)
     tiled = Tiled(kernel, [Expectation()], PLAIN)
     return Screened(kernel, tiled, is_compiled=False), tiled
 
@@ -203,6 +203,19 @@ def test_what_is_served(name):
     assert served(16, 32) is (name == "full")
     assert not served(8, 8)
     assert not served(2, 64)
+
+
+def test_many_restarts_take_no_more_memory_than_before():
+    mixtures = [_mixture(3.0, seed, d=64, k=48) for seed in range(6)]
+    levels = [Level.FLOAT64] * len(mixtures)
+    one, many = (
+        BatchPass(plan_batch(some, levels[: len(some)], frames_around(mixtures[0])))
+        for some in (mixtures[:1], mixtures)
+    )
+    assert isinstance(one.workspace()[0], Screened)
+    assert isinstance(many.workspace()[0], Tiled)
+    dense = many.kernels[0].workspace_bytes(PLAIN)
+    assert many.buffer_bytes - dense <= 8 * many.kernels[0].tile_rows(PLAIN) * (64 + 6)
 
 
 @pytest.mark.parametrize("place", [0, 5000, 8999])
