@@ -176,29 +176,6 @@ def test_the_pulse_counts_the_tasks_of_each_session_that_is_open() -> None:
     assert pulse.read(None) == {"theirs": {"done": 1, "running": 0}}
 
 
-def test_a_session_that_stands_still_is_seen_beside_one_that_moves(
-    client: Client, tmp_path: Path
-) -> None:
-    until, others = tmp_path / "until", Event()
-
-    def move() -> None:
-        with DaskEngine(client).session(toy()) as session:
-            while not others.is_set():
-                session.run(ToyTask())
-
-    moving = Thread(target=move)
-    moving.start()
-    try:
-        engine = DaskEngine(client, progress_timeout=4, worker_timeout=1000)
-        stalled = pytest.raises(StalledError, match="no progress for 4 seconds")
-        with engine.session(toy((9, 9, 9, 9))) as session, stalled:
-            session.run(WaitingTask(row=21, until=str(until)))
-    finally:
-        until.touch()
-        others.set()
-        moving.join()
-
-
 # ------------------------------------------------------------------------------------- clusters
 
 
