@@ -39,8 +39,8 @@ _MOST_BYTES = 24 * 2**20
 _PROBED = 16
 _CLEARLY = 0.8
 _MOST_SKIPPED = 16
-# Rows of a part for each feature, below which making a screen takes as long as it saves.
-_LEAST_ROWS = 32
+# Rows of a part for each feature, below which making a screen would cost what it might save.
+_LEAST_ROWS = 128
 # Values of the matrices of a mixture's components, K·D², above which no more such are held.
 _MOST_VALUES = 2**21
 

@@ -269,7 +269,7 @@ def test_memory_is_what_was_projected(reach):
 
 def test_a_fit_takes_it_and_reaches_what_tiles_reach(monkeypatch):
     mixture = _mixture(3.0)
-    x = _rows(mixture, 8000)
+    x = _rows(mixture, 40_000)
     calls = _screens(monkeypatch)
 
     def fit(n_threads):
