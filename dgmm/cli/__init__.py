@@ -1,4 +1,4 @@
-"""The ``dgmm`` command: ``fit``, ``select``, ``predict``, ``score``, ``inspect``, ``demo``.
+"""The ``dgmm`` command: ``fit``, ``select``, ``predict``, ``score``, ``sample`` and others.
 
 What a command found goes to standard output as one JSON object in the last line; everything else
 goes to standard error. Errors are one line, and the exit code (:mod:`dgmm.cli.exits`) says whether
@@ -22,6 +22,7 @@ from dgmm.cli.demo import demo as demo_command
 from dgmm.cli.exits import Exit, exit_of
 from dgmm.cli.fit import fit as fit_command
 from dgmm.cli.inspect import inspect as inspect_command
+from dgmm.cli.model import export, sample
 from dgmm.cli.options import Talk
 from dgmm.cli.output import print_line, warnings_as_lines
 from dgmm.cli.select import select as select_command
@@ -32,7 +33,16 @@ __all__ = ["main"]
 
 # Under names of their own, so that dgmm.cli.fit stays the module.
 @click.group(
-    commands=[fit_command, select_command, predict, score, inspect_command, demo_command],
+    commands=[
+        fit_command,
+        select_command,
+        predict,
+        score,
+        sample,
+        export,
+        inspect_command,
+        demo_command,
+    ],
     invoke_without_command=True,
 )
 @click.version_option(__version__, message="dgmm %(version)s")

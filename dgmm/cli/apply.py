@@ -16,8 +16,8 @@ from dgmm.cli.options import (
     talk_options,
     weight_option,
 )
-from dgmm.cli.output import print_json, redact, skipped
-from dgmm.cli.places import covers
+from dgmm.cli.output import print_json, skipped
+from dgmm.cli.places import check_spared, place
 
 __all__ = ["predict", "score"]
 
@@ -63,12 +63,12 @@ def predict(model: Path, overwrite: bool, **options: Any) -> None:
     kind = asked[0] if asked else "labels"
     check_parent(options["out"])
     if overwrite:
-        _check_spared(options["out"], options["data"], model)
+        check_spared(options["out"], options["data"], model)
     started = time.perf_counter()
     with open_model(model, options) as estimator:
         dataset = open_rows(options)
         method = getattr(estimator, _METHODS[kind])
-        method(dataset, out=_place(options["out"], overwrite))
+        method(dataset, out=place(options["out"], overwrite))
     print_json(
         {
             "model": str(model),
@@ -78,19 +78,6 @@ def predict(model: Path, overwrite: bool, **options: Any) -> None:
             "seconds": round(time.perf_counter() - started, 3),
         }
     )
-
-
-def _place(out: str, overwrite: bool) -> Any:
-    from dgmm.data.sink import Replacing
-
-    return Replacing(out) if overwrite else out
-
-
-def _check_spared(out: str, *inputs: str | Path) -> None:
-    """Refuse to replace what is read: the array itself, or one that something read lies in."""
-    for name in inputs:
-        if covers(out, name):
-            raise click.UsageError(f"--overwrite would delete {redact(str(name))}, which is read")
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,17 +26,30 @@ from dgmm.cli.options import (
 from dgmm.cli.output import skipped
 from dgmm.cli.places import check_outputs
 
+if TYPE_CHECKING:
+    from dgmm.data.dataset import Dataset
+
 __all__ = ["fit"]
 
 
 @click.command()
 @click.argument("data")
-@click.option("-k", "--n-components", type=click.IntRange(min=1), required=True)
+@click.option(
+    "-k",
+    "--n-components",
+    type=click.IntRange(min=1),
+    help="Needed unless --start says how many.",
+)
 @click.option(
     "--covariance-type",
-    default="full",
-    show_default=True,
-    help="full, diag, spherical, tied (tied_full), tied_diag or tied_spherical.",
+    help="full (by default, or that of --start), diag, spherical, tied (tied_full), tied_diag or "
+    "tied_spherical.",
+)
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="A model file whose weights, means and covariances to start from.",
 )
 @weight_option
 @label_option
@@ -89,9 +102,41 @@ def fit(talk: Talk, /, **options: Any) -> None:
 
 def _fit(talk: Talk, options: dict[str, Any]) -> tuple[Any, Any]:
     """The fitted estimator, and the evaluation of its final parameters on the same rows."""
+    given = _asked(options) if options["start"] is None else None
     dataset = open_rows(options)
-    given = {name: options[name] for name in ("n_components", "covariance_type")}
+    given = given or _started(options, dataset)
     with engine_of(options) as engine:
         with followed(talk, options, engine, **given) as model:
             model.fit(dataset)
         return model, model.evaluate(dataset)
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    if options["n_components"] is None:
+        raise click.UsageError("Missing option '-k' / '--n-components'.")
+    covariance_type = options["covariance_type"] or "full"
+    return {"n_components": options["n_components"], "covariance_type": covariance_type}
+
+
+def _started(options: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Arguments of a fit that starts from the mixture in a model file."""
+    from dgmm.columns import check_columns
+    from dgmm.covariance import family_of
+    from dgmm.estimator import GaussianMixture
+
+    model = GaussianMixture.load(options["start"])
+    # Columns in another order would start the fit elsewhere without a word.
+    check_columns(model, dataset)
+    mixture = model.mixture_
+    family = options["covariance_type"] and family_of(options["covariance_type"]).name
+    asked = {"n_components": options["n_components"], "covariance_type": family}
+    found = {name: getattr(mixture, name) for name in asked}
+    for name, value in asked.items():
+        if value is not None and value != found[name]:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} {value}, and {options['start']} has {found[name]}; leave out {flag}, or "
+                "start from another model"
+            )
+    starts = ("weights", "means", "covariances")
+    return found | {f"{name}_init": getattr(mixture, name) for name in starts}

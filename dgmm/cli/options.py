@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import click
 
 from dgmm.cli.cluster_options import cluster_options
-from dgmm.cli.values import column_or_place, interval, memory_size, numbers, size, temperatures
+from dgmm.cli.values import (
+    column_or_place,
+    held,
+    interval,
+    memory_size,
+    numbers,
+    size,
+    temperatures,
+)
 
 __all__ = [
     "Talk",
@@ -173,6 +181,7 @@ _ESTIMATOR_ARGUMENTS = (
     "mean_precision_prior",
     "covariance_prior",
     "degrees_of_freedom_prior",
+    "fixed",
 )
 
 
@@ -261,6 +270,14 @@ def variant_options(command: F) -> F:
         *(
             click.option(f"--{name}", type=kind, metavar=metavar, help=text)
             for name, kind, metavar, text in _PRIORS
+        ),
+        click.option(
+            "--fixed",
+            multiple=True,
+            callback=held,
+            metavar="PARAMETER[:COMPONENTS]",
+            help="What stays as the start has it: weights, means or covariances, or of some "
+            "components only, means:0,3; give it once for each.",
         ),
     )
 

@@ -12,9 +12,9 @@ import click
 from dgmm.cli.output import redact
 from dgmm.data.location import Location
 
-__all__ = ["check_outputs", "covers"]
+__all__ = ["check_outputs", "check_spared", "covers", "place"]
 
-_INPUTS = ("data", "sample_weight", "labels")
+_INPUTS = ("data", "sample_weight", "labels", "start")
 
 
 def check_outputs(options: Mapping[str, Any]) -> None:
@@ -38,6 +38,25 @@ def check_outputs(options: Mapping[str, Any]) -> None:
         raise click.UsageError(
             f"--out and --report are the same file, {options['out']}; name another for one of them"
         )
+
+
+def check_spared(out: str, *inputs: str | Path) -> None:
+    """Refuse to replace what is read: the array itself, or one that something read lies in.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    for name in inputs:
+        if covers(out, name):
+            raise click.UsageError(f"--overwrite would delete {redact(str(name))}, which is read")
+
+
+def place(out: str, overwrite: bool) -> Any:
+    """Where a Zarr array goes, as the library takes it."""
+    from dgmm.data.sink import Replacing
+
+    return Replacing(out) if overwrite else out
 
 
 def covers(out: str | Path, name: str | Path) -> bool:

@@ -13,6 +13,8 @@ from dgmm.sizes import parse_bytes
 __all__ = [
     "column_or_place",
     "component_counts",
+    "distances",
+    "held",
     "interval",
     "memory_size",
     "numbers",
@@ -68,6 +70,37 @@ def numbers(text: str) -> float | list[float]:
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a number, nor several like 0,0.5,-2") from None
     return found[0] if len(found) == 1 else found
+
+
+def distances(text: str) -> tuple[float, float]:
+    """Two Mahalanobis distances, as ``3:4`` or ``3:inf``."""
+    try:
+        least, most = map(float, text.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not like 3:4 or 3:inf") from None
+    return least, most
+
+
+_HELD = ("weights", "means", "covariances")
+
+
+def held(
+    ctx: click.Context, param: click.Parameter, parts: tuple[str, ...]
+) -> dict[str, bool | list[int]] | None:
+    """A callback of click: parameters to hold, each as ``means`` or ``means:0,3``."""
+    del ctx, param
+    found: dict[str, bool | list[int]] = {}
+    for part in parts:
+        name, _, components = part.partition(":")
+        if name not in _HELD:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(_HELD)}")
+        if name in found:
+            raise click.BadParameter(f"{name} is named twice")
+        try:
+            found[name] = [int(k) for k in components.split(",")] if components else True
+        except ValueError:
+            raise click.BadParameter(f"{part!r} is not like means or means:0,3") from None
+    return found or None
 
 
 def temperatures(text: str) -> list[float]:

@@ -308,7 +308,7 @@ def _created(
     if replaced and not replacing:
         raise InvalidParameterError(
             f"{location.name} exists; remove it, or pass an opened zarr.Array to write into "
-            "(dgmm predict: --overwrite)"
+            "(on the command line: --overwrite)"
         )
     try:
         return zarr.create_array(

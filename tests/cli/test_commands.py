@@ -220,7 +220,7 @@ def test_sigterm_ends_as_ctrl_c_does(dgmm, rows, stub, tmp_path, monkeypatch) ->
     ("args", "message"),
     [
         ([], "Missing argument 'DATA'"),
-        (["ROWS"], "-k"),
+        (["ROWS", "--out", "m"], "-k"),
         (["ROWS", "-k", "0", "--out", "m"], "x>=1"),
         (["ROWS", "-k", "2"], "--out"),
         (["ROWS", "-k", "2", "--out", "/no/such/m"], "/no/such does not exist"),

@@ -349,3 +349,73 @@ def test_a_signal_ends_a_fit_with_75(tmp_path: Path, number: signal.Signals) -> 
     assert err.splitlines()[-1].startswith("dgmm: error: interrupted")
     assert out == ""
     assert not (tmp_path / "m").exists()
+
+
+def test_a_fit_starts_from_a_model_and_holds_what_it_is_told(folder, fitted, dgmm) -> None:
+    start, out = fitted[0], folder / "held.safetensors"
+    held = ("--fixed", "means:1", "--fixed", "covariances")
+    done = dgmm("fit", folder / "rows.zarr", "--start", start, *held, "--out", out)
+    assert done.code == 0, done.err
+    before, after = GaussianMixture.load(start).mixture_, GaussianMixture.load(out).mixture_
+    assert np.array_equal(after.means[1], before.means[1])
+    assert np.array_equal(after.covariances, before.covariances)
+    # Where EM ends is a better start than where k-means does.
+    assert done.record["iterations"] < 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-k", 3), "--n-components 3, and"),
+        (("--covariance-type", "diag"), "--covariance-type diag, and"),
+        (("--fixed", "mean"), "'mean' is none of"),
+        (("--fixed", "means:x"), "'means:x' is not like"),
+        (("--fixed", "means", "--fixed", "means:0"), "named twice"),
+    ],
+)
+def test_starts_that_contradict_are_refused(folder, fitted, dgmm, options, said) -> None:
+    out = folder / "never.safetensors"
+    done = dgmm("fit", folder / "rows.npy", "--start", fitted[0], *options, "--out", out)
+    assert done.code == 2
+    assert said in done.err
+    assert not out.exists()
+
+
+def test_a_model_is_no_start_in_its_own_place(folder, fitted, dgmm) -> None:
+    before = fitted[0].read_bytes()
+    done = dgmm("fit", folder / "rows.npy", "--start", fitted[0], "--out", fitted[0])
+    assert done.code == 2
+    assert "would overwrite" in done.err
+    assert fitted[0].read_bytes() == before
+
+
+def test_sample_streams_what_python_draws(folder, fitted, dgmm) -> None:
+    rows, labels = folder / "drawn.zarr", folder / "drawn-labels.zarr"
+    command = ("sample", fitted[0], "-n", 70_000, "--seed", 5, "--std-range", "1:2")
+    done = dgmm(*command, "--out", rows, "--labels-out", labels)
+    assert done.code == 0, done.err
+    model = GaussianMixture.load(fitted[0]).set_params(random_state=5)
+    x, y = model.sample(70_000, std_range=(1, 2))
+    assert np.array_equal(zarr.open_array(rows)[:], x)
+    assert np.array_equal(zarr.open_array(labels)[:], y)
+    again = dgmm(*command, "--out", rows)
+    assert again.code == 2
+    assert "--overwrite" in again.err
+    assert dgmm("sample", fitted[0], "-n", 3, "--out", rows, "--overwrite").code == 0
+    assert zarr.open_array(rows).shape == (3, 3)
+    both = dgmm("sample", fitted[0], "-n", 3, "--out", rows, "--labels-out", rows, "--overwrite")
+    assert both.code == 2
+    assert "one place" in both.err
+    assert zarr.open_array(rows).shape == (3, 3)
+
+
+def test_export_writes_what_onnx_runs(folder, fitted, dgmm) -> None:
+    pytest.importorskip("skl2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    out = folder / "model.onnx"
+    done = dgmm("export", fitted[0], "--out", out)
+    assert done.code == 0, done.err
+    x = np.load(folder / "rows.npy")[:500]
+    (labels,) = runtime.InferenceSession(out).run(["label"], {"X": x})
+    assert np.array_equal(labels.ravel(), GaussianMixture.load(fitted[0]).predict(x))
+    assert dgmm("export", fitted[0], "--out", fitted[0]).code == 2
