@@ -152,6 +152,9 @@ class _Compiled:
         """Rows for which the loop is called once."""
         return self._tile
 
+    def n_above(self, least: float) -> None:
+        """Unknown: the weights of rows are never written."""
+
 
 def _readable(x: Any) -> Array:
     """Rows as the loop reads them: float16 as float32, other numbers as float64, in C order."""

@@ -1,7 +1,8 @@
 """The step of a kernel whose tiles are screened (:mod:`dgmm.screening`) where that is worth it.
 
 Where components overlap too much, tiles go through the kernel as usual. That is decided tile by
-tile from counts, so it depends on the rows alone.
+tile from counts, so it depends on the rows alone: first by how many components matter in rows that
+go through the kernel anyway, then by how many the bounds leave.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dgmm.features import Layout
 from dgmm.kernels import FeatureKernel, Member
 from dgmm.posterior import Posterior
 from dgmm.scalars import Scalars
-from dgmm.screening import Pairs, Screen, moments_of
+from dgmm.screening import NEGLIGIBLE, Pairs, Screen, moments_of
 from dgmm.statistics import SufficientStatistics
 
 __all__ = ["Dense", "Screened"]
@@ -34,8 +35,9 @@ _ROWS = 4096
 # What a thread may need beyond the tiles of the kernel. Of many restarts in one kernel, each would
 # keep a tile's rows in its own order.
 _MOST_BYTES = 24 * 2**20
-# After a tile that was not worth it, another is judged by one in so many of its rows, and only if
-# clearly worth it is it screened; the tiles until then are twice as many each time.
+# A part begins with so few of a tile's rows through the kernel, to count what matters in them. After
+# a tile that was not worth it, another is judged by one in so many of its rows, and only if clearly
+# worth it is it screened; the tiles until then are twice as many each time.
 _PROBED = 16
 _CLEARLY = 0.8
 _MOST_SKIPPED = 16
@@ -80,6 +82,10 @@ class Dense(Protocol):
 
     def evaluate(self, rows: Rows) -> Iterator[tuple[Member, SufficientStatistics]]:
         """Statistics of every mixture of the kernel on some rows."""
+        ...
+
+    def n_above(self, least: float) -> list[float] | None:
+        """Components of each mixture whose weight of a row of the last tile is above one."""
         ...
 
 
@@ -132,7 +138,7 @@ class Screened:
         # Inverses and powers while a screen is made, or a tile while it is screened.
         made = 8 * max(sizes) * 5 * d * d
         tile = 8 * rows * (3 * d + len(sizes) * (2 * d + 8) + 2 * max(sizes)) + 40 * pairs
-        return screens + max(made, tile)
+        return screens + max(made, tile, tile_rows * max(sizes))
 
     @cached_property
     def _screens(self) -> list[Screen | None]:
@@ -155,13 +161,14 @@ class Screened:
         scalars = [Scalars(_PLAIN) for _ in members]
         sums = [np.zeros((one.n_components, d + 1, d + 1)) for one in members]
         dense: list[SufficientStatistics] = []
-        start, skipped, worth = 0, 1, False
+        start, skipped, worth = self._rows // _PROBED, 1, False
+        dense = self._densely(rows.part(0, start), dense)
         while start < rows.n_rows:
             tile = rows.part(start, min(start + self._rows, rows.n_rows)).counted()
             if not tile.n_rows:
                 start += self._rows
                 continue
-            worth = worth or self._select(tile.x[::_PROBED], _CLEARLY) is not None
+            worth = worth or (self._may_be_worth() and self._is_clearly_worth(tile.x))
             found = self._select(tile.x) if worth else None
             worth = found is not None
             if found is None:
@@ -178,7 +185,7 @@ class Screened:
         for i, (member, scalar, total) in enumerate(zip(members, scalars, sums, strict=True)):
             moments = moments_of(total, self._kernel.layout)
             own = scalar.statistics(moments, self._kernel.frame, member.log_offset)
-            yield member, own.merge(dense[i]) if dense else own
+            yield member, own.merge(dense[i])
 
     def _densely(
         self, rows: Rows, before: list[SufficientStatistics]
@@ -189,6 +196,14 @@ class Screened:
         if not before:
             return ordered
         return [one.merge(other) for one, other in zip(before, ordered, strict=True)]
+
+    def _may_be_worth(self) -> bool:
+        """False if too many components matter in the last tile, however sharp the bounds were."""
+        counts = self._dense.n_above(np.exp(-NEGLIGIBLE))
+        return counts is None or all(n <= most for n, most in zip(counts, self._most, strict=True))
+
+    def _is_clearly_worth(self, x: Array) -> bool:
+        return self._select(x[::_PROBED], _CLEARLY) is not None
 
     def _select(self, x: Array, share: float = 1.0) -> list[Pairs] | None:
         """Of some rows, for each member; None if it is not worth it for one."""

@@ -22,13 +22,13 @@ import numpy as np
 
 from dgmm.features import Layout, pack_symmetric, unpack_symmetric
 
-__all__ = ["Pairs", "Screen", "largest_eigenvalues", "moments_of"]
+__all__ = ["NEGLIGIBLE", "Pairs", "Screen", "largest_eigenvalues", "moments_of"]
 
 Array = np.ndarray[Any, Any]
 
 # A component loses exp(−50) or 2e-22 of the weight of all rows: 2e-16 of its own, if it has a
 # millionth of theirs, and 9e-8, if it is the smallest that an M-step takes for one with rows.
-_NEGLIGIBLE = 50.0
+NEGLIGIBLE = 50.0
 
 # Squarings of a matrix whose largest eigenvalue is bounded by the trace of its power 2⁶: within
 # D^(1/64) of it, 7 percent at D = 64.
@@ -103,7 +103,7 @@ class Screen:
         first = np.empty(len(z))
         for k, some in _groups(cuts):
             first[order[some]] = self.values(k, grouped[some])
-        matters = most >= (first - _NEGLIGIBLE)[:, None]
+        matters = most >= (first - NEGLIGIBLE)[:, None]
         matters[np.arange(len(z)), nearest] = False
         rows, components = np.divmod(np.flatnonzero(matters), self.n_components)
         if 1.0 + len(rows) / len(z) > most_pairs:
@@ -114,7 +114,7 @@ class Screen:
         for k, some in _groups(self._cuts(components)):
             values[some] = self.values(k, z[rows[some]])
         # Of a component wider than most, whose bounds say little, most turn out to be nothing.
-        kept = ~(values < first[rows] - _NEGLIGIBLE)
+        kept = ~(values < first[rows] - NEGLIGIBLE)
         rows, more, values = rows[kept], self._cuts(components[kept]), values[kept]
         return Pairs(z, grouped, order, cuts, first, rows, more, values)
 

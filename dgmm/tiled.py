@@ -35,6 +35,7 @@ class Tiled:
     ) -> None:
         self._kernel, self._policies, self._backend = kernel, policies, backend
         self._workspace = kernel.workspace(backend)
+        self._weights: list[Any] = []
 
     @property
     def tile_rows(self) -> int:
@@ -50,7 +51,7 @@ class Tiled:
             If a row has no finite density.
         """
         kernel, backend, ws = self._kernel, self._backend, self._workspace
-        sums = kernel.zeros(backend.xp)
+        sums, self._weights = kernel.zeros(backend.xp), []
         scalars = [scalars_for(backend, rows) for _ in kernel.members]
         for tile in rows.counted_tiles(kernel.tile_rows(backend)):
             with np.errstate(all="ignore"):
@@ -59,8 +60,24 @@ class Tiled:
             for joint, policy, scalar in zip(joints, self._policies, scalars, strict=True):
                 scalar.take(joint, policy, weight, tile)
             kernel.accumulate(joints, sums, ws, backend)
+            self._weights = joints
         for member, moments, scalar in zip(kernel.members, sums, scalars, strict=True):
             yield member, scalar.statistics(to_host(moments), kernel.frame, member.log_offset)
+
+    def n_above(self, least: float) -> list[float] | None:
+        """Components whose weight of a row is above one, for a row of the last tile on average.
+
+        Parameters
+        ----------
+        least : float
+
+        Returns
+        -------
+        list of float, for each mixture; None if there was no tile
+        """
+        xp = self._backend.xp
+        found = [int(xp.count_nonzero(one > least)) / one.shape[1] for one in self._weights]
+        return found or None
 
 
 def values_of(tile: Rows, backend: Backend) -> Any:

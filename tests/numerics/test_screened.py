@@ -157,10 +157,29 @@ def test_eigenvalues_are_bounded_and_not_by_much(seed, d):
     assert np.all(found <= largest * d ** (1.0 / 64.0) * (1.0 + 1e-12))
 
 
-def test_tiles_that_overlap_go_through_the_kernel(monkeypatch):
+def test_rows_for_which_most_components_matter_are_not_screened(monkeypatch):
+    mixture = _mixture(0.1)
+    x = _rows(mixture, 4096 * 12)
+    calls = _screens(monkeypatch)
+    screened, tiled = _steps(mixture)
+    _agree(_evaluate(screened, Rows(x)), _evaluate(tiled, Rows(x)))
+    assert not calls
+    # What matters is counted in the last tile that went through the kernel.
+    (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture))
+    (responsibilities,) = kernel.log_joint(x[-100:], kernel.workspace(PLAIN), PLAIN)
+    Expectation()(responsibilities, Rows(x[-100:]), PLAIN)
+    _evaluate(tiled, Rows(x[-100:]))
+    assert tiled.n_above(1e-3) == [np.sum(responsibilities > 1e-3) / 100]
+    _evaluate(tiled, Rows(x[:0]))
+    assert tiled.n_above(1e-3) is None
+
+
+def test_tiles_of_which_bounds_leave_too_much_go_through_the_kernel(monkeypatch):
     mixture = _mixture(0.1)
     x = _rows(mixture, 4096 * 40)
     calls = _screens(monkeypatch)
+    # As if few mattered, which only weak bounds would hide.
+    monkeypatch.setattr(Tiled, "n_above", lambda *_: [1.0])
     screened, tiled = _steps(mixture)
     _agree(_evaluate(screened, Rows(x)), _evaluate(tiled, Rows(x)))
     # Of a tile after 1, 2, 4, 8 and 16 that were not looked at.
