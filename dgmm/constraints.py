@@ -309,10 +309,13 @@ def _concentration(estimator: Any, k: int) -> Array | None:
 def _scale(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array | None:
     """Ψ in the stored shape of the family; a number is that multiple of the identity."""
     shape, full = family.shape, family.covariances_shape(k, d)
-    unit = shape.project(np.eye(d)) / shape.divisor(d)
     value = _numbers(estimator, "covariance_prior")
-    if value is None or value.ndim == 0:
+    if value is None:
+        # Before anything of d x d is made: nothing has been held to the memory limit yet.
+        return None
+    if value.ndim == 0:
         number = _array(estimator, "covariance_prior", (), ())
+        unit = shape.project(np.eye(d)) / shape.divisor(d)
         array = None if number is None else np.broadcast_to(number * unit, full).copy()
     else:
         array = _array(estimator, "covariance_prior", full, (shape.trailing(d),))

@@ -32,7 +32,7 @@ from dgmm.data.planning import check_two_dimensional, equal_ranges, resident_blo
 from dgmm.data.stamps import FileMark, Stamp, changed, mark_of_path, stamp_of
 from dgmm.errors import DamagedBlockError, InvalidDataError, InvalidDtypeError, SourceError
 
-__all__ = ["ArrayBlock", "FileBlock", "is_npy", "open_array", "open_npy", "open_table"]
+__all__ = ["ArrayBlock", "FileBlock", "is_npy", "map_npy", "open_array", "open_npy", "open_table"]
 
 _MAGIC = b"\x93NUMPY"
 # Hashing all of an array in memory would cost a good part of a pass.
@@ -211,20 +211,33 @@ def open_npy(path: Path, block_bytes: int) -> Dataset:
     InvalidDataError, InvalidDtypeError
         If it is not a two-dimensional array of real numbers.
     """
+    return replace(open_array(map_npy(path), block_bytes), origin=None)
+
+
+def map_npy(path: Path) -> np.ndarray[Any, Any]:
+    """The array of a ``.npy`` file, mapped. Nothing in the file is run.
+
+    Raises
+    ------
+    SourceError, DamagedBlockError
+        If the file cannot be opened, makes no sense, or is shorter than its header says.
+    InvalidDtypeError
+        If it holds objects.
+    """
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        return replace(open_array(rows, block_bytes), origin=None)
-    except ValueError as error:
-        if isinstance(error, InvalidDataError):
-            raise
+        mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
+    except OSError as error:
+        raise SourceError(f"cannot open {path}: {error}") from error
+    except Exception as error:
         if "object" in str(error).lower():
             raise InvalidDtypeError(
                 "the file has dtype object, which is not a real number; save it with a floating "
                 "or integer dtype"
             ) from error
-        raise DamagedBlockError(f"{path} is truncated or not a .npy file: {error}") from error
-    except OSError as error:
-        raise SourceError(f"cannot open {path}: {error}") from error
+        raise DamagedBlockError(
+            f"{path} is truncated or not a .npy file: {Location(str(path)).scrub(error)}"
+        ) from error
 
 
 def _as_array(source: Any) -> np.ndarray[Any, Any]:

@@ -40,6 +40,8 @@ PERSISTED_BLOCK_BYTES = 2**20
 
 # In parts of 16 MiB, 128 TiB.
 _MOST_PARTS = 2**23
+# A row of them is 8 GiB of float64; a larger count would overflow what is projected from it.
+_MOST_FEATURES = 2**30
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,11 @@ class Dataset:
         check_dtype(self.dtype)
         if self.n_features < 1:
             raise InvalidDataError("the data has 0 features (columns); at least 1 is needed")
+        if self.n_features > _MOST_FEATURES:
+            raise InvalidDataError(
+                f"the data declares {self.n_features} features (columns), more than "
+                f"{_MOST_FEATURES}; write it anew, with observations as rows"
+            )
         expected = 0
         for block in self.blocks:
             if block.first_row != expected:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.arrays import to_host
-from dgmm.data.arrays import is_npy, open_array
+from dgmm.data.arrays import is_npy, map_npy, open_array
 from dgmm.data.dataset import (
     DEFAULT_BLOCK_BYTES,
     Block,
@@ -113,15 +113,22 @@ def _opened(source: Any) -> Dataset:
             return open_dataset(source)
         path = Path(source)
         if path.is_file() and is_npy(path):
-            mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-            return open_array(_two_dimensional(mapped), DEFAULT_BLOCK_BYTES)
+            return open_array(_two_dimensional(map_npy(path)), DEFAULT_BLOCK_BYTES)
         return _open_zarr(Location.of(source, None))
     if hasattr(source, "__dask_graph__"):
         return _open_dask(source)
     if type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "store"):
         return _open_zarr(source)
-    array = source if isinstance(source, np.ndarray) else to_host(source)
-    return open_array(_two_dimensional(array), DEFAULT_BLOCK_BYTES)
+    return open_array(_two_dimensional(_in_memory(source)), DEFAULT_BLOCK_BYTES)
+
+
+def _in_memory(source: Any) -> Any:
+    if isinstance(source, np.ndarray):
+        return source
+    try:
+        return to_host(source)
+    except (ValueError, TypeError) as error:
+        raise InvalidDataError(f"the values do not make an array of numbers: {error}") from error
 
 
 def _two_dimensional(values: Any) -> Any:

@@ -145,6 +145,11 @@ def _chunks(array: Any) -> tuple[tuple[int, ...] | None, tuple[int, int]]:
     except NotImplementedError:
         sizes = array.read_chunk_sizes
         return tuple(sizes[0]), (max(sizes[0], default=1), max(sizes[1]))
+    if rows < 1 or columns < 1:
+        raise SourceError(
+            f"the metadata declares chunks of shape {(rows, columns)}, which hold nothing; restore "
+            "it from a copy or write the array again"
+        )
     return None, (int(rows), int(columns))
 
 
