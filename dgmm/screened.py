@@ -35,9 +35,9 @@ _ROWS = 4096
 # What a thread may need beyond the tiles of the kernel. Of many restarts in one kernel, each would
 # keep a tile's rows in its own order.
 _MOST_BYTES = 24 * 2**20
-# A part begins with so few of a tile's rows through the kernel, to count what matters in them. After
-# a tile that was not worth it, another is judged by one in so many of its rows, and only if clearly
-# worth it is it screened; the tiles until then are twice as many each time.
+# A part begins with so few of a tile's rows through the kernel, to count what matters in them.
+# After a tile that was not worth it, another is judged by one in so many of its rows, and only if
+# clearly worth it is it screened; the tiles until then are twice as many each time.
 _PROBED = 16
 _CLEARLY = 0.8
 _MOST_SKIPPED = 16
