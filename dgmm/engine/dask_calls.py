@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from distributed import CancelledError, Client
+from distributed import Future as Task
+from distributed.client import _wait
 from distributed.comm.core import CommClosedError
 from distributed.core import RPCClosed
 
@@ -26,7 +28,6 @@ _NOTICE_SECONDS = 2.0
 
 # What nobody waits for may take so long: a worker that is stopped would hold up the rest.
 _TELL_SECONDS = 5.0
-
 
 _UNANSWERED = "Timed out trying to connect"
 
@@ -95,6 +96,19 @@ class Calls:
                     look()
             finally:
                 call.cancel()
+
+    def wait_for_one(self, tasks: Sequence[Task[Any]]) -> None:
+        """Wait until one of some tasks is done, or it is time to look how they are getting on.
+
+        ``distributed.wait`` asks for a client that is the current one, and to be that is a matter
+        of Dask's configuration, which all threads share: two sessions in two threads would leave
+        each other's behind.
+        """
+        try:
+            with self.reached():
+                self.client.sync(_wait, tasks, WATCH_SECONDS, "FIRST_COMPLETED")
+        except TimeoutError as error:
+            _let_go(error)
 
     @property
     def scheduler(self) -> Any:
@@ -187,6 +201,15 @@ def steadily(question: Callable[[], T]) -> T:
         except CancelledError as error:
             last = error
     raise _lost(last) from last
+
+
+def _let_go(error: BaseException) -> None:
+    """Free the frames that an error of distributed's ``sync`` holds.
+
+    One of them holds the error, and others hold futures: until the garbage collector came by, the
+    results of a pass would stay on the workers.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 def _lost(what: object) -> SchedulerLostError:

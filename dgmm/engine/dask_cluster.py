@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
 import dask
-from distributed import CancelledError, Client, Future, KilledWorker, wait
+from distributed import CancelledError, Client, Future, KilledWorker
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import NoValidWorkerError
 
@@ -38,6 +40,9 @@ _GONE = ("cancelled", "error")
 
 # Between two questions for a first worker.
 _ASK_SECONDS = 0.1
+
+_LARGE = "distributed.admin.large-graph-warning-threshold"
+_configuring = Lock()
 
 
 class _NotTakenError(Exception):
@@ -186,9 +191,7 @@ class Cluster:
 
     def submit(self, graph: PassGraph, keys: list[str]) -> list[Future[Any]]:
         """Start a graph. The futures are those of the keys."""
-        # Parameters of many mixtures may well exceed Dask's idea of a large graph.
-        quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
-        with quiet, self._calls.reached():
+        with self._calls.reached(), _large_graphs():
             futures: list[Future[Any]] = self._client.get(graph.graph(keys), keys, sync=False)
         return futures
 
@@ -319,11 +322,7 @@ class Cluster:
             pending = [one for one in futures if one.status != "finished"]
             if not pending:
                 return
-            try:
-                with self._calls.reached(), self._client.as_current():
-                    wait(pending, WATCH_SECONDS, "FIRST_COMPLETED")
-            except TimeoutError as error:
-                _let_go(error)
+            self._calls.wait_for_one(pending)
             if monotonic() - looked > WATCH_SECONDS:
                 looked = monotonic()
                 vigil.look()
@@ -356,13 +355,15 @@ class Cluster:
         return error
 
 
-def _let_go(error: BaseException) -> None:
-    """Free the frames that an error of distributed's ``sync`` holds.
+@contextmanager
+def _large_graphs() -> Iterator[None]:
+    """Parameters of many mixtures may well exceed Dask's idea of a large graph.
 
-    One of them holds the error, and others hold futures: until the garbage collector came by, the
-    results of a pass would stay on the workers.
+    Its configuration is that of all threads: of two that change it at once, each would restore
+    what the other had set.
     """
-    error.__traceback__ = error.__context__ = error.__cause__ = None
+    with _configuring, dask.config.set({_LARGE: "1 TiB"}):
+        yield
 
 
 def _home_of_range(selection: Selection, homes: Sequence[Any], share: Share) -> Any:

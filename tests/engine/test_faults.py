@@ -7,18 +7,21 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
+import dask
 import pytest
 from distributed import CancelledError, Client
 
 import dgmm
 from dgmm.data.dataset import Rows
-from dgmm.engine import dask_local, dask_session
+from dgmm.engine import dask_local, dask_session, dask_watch
 from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_attempts import IN_ALL, UNEXPLAINED, Attempts
 from dgmm.engine.dask_cluster import TasksKilledError
@@ -117,25 +120,32 @@ def test_results_are_fetched_while_others_are_waited_for(
         assert found.total == session.run(ToyTask()).total
 
 
-def test_a_pass_that_gets_nowhere_is_an_error_that_names_it(client: Client, tmp_path: Path) -> None:
+def test_a_pass_that_gets_nowhere_is_an_error_that_names_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_watch, "_LOOK_SECONDS", 0.5)
     until = tmp_path / "go"
-    engine = DaskEngine(client, progress_timeout=3, worker_timeout=1000)
+    engine = DaskEngine(client, progress_timeout=2, worker_timeout=1000)
     with engine.session(toy((9, 9, 9, 9))) as session:
         session.run(ToyTask())
-        with pytest.raises(StalledError, match=r"no progress for 3 seconds: .*block.* on tcp"):
+        with pytest.raises(StalledError, match=r"no progress for 2 seconds: .*block.* on tcp"):
             session.run(WaitingTask(row=21, until=str(until)))
         until.touch()
         assert session.run(ToyTask()).total == serial_oracle(toy((9, 9, 9, 9)), ToyTask()).total
 
 
 def test_others_try_what_a_worker_gets_nowhere_with(
-    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    client: Client,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(dask_watch, "_LOOK_SECONDS", 0.5)
     dataset, first = toy((9, 9, 9, 9)), tmp_path / "first"
     task = WaitingTask(row=21, until=str(tmp_path / "never"), first=str(first))
     first.touch()
     # Half of this is what the pass has to stand still for, with a second worker at hand.
-    engine = DaskEngine(client, progress_timeout=8, worker_timeout=1000)
+    engine = DaskEngine(client, progress_timeout=5, worker_timeout=1000)
     with engine.session(dataset) as session, caplog.at_level(logging.WARNING, "dgmm.engine"):
         assert session.run(task).total == serial_oracle(dataset, ToyTask()).total
     # Lets the process go, which its nanny then replaces.
@@ -174,6 +184,36 @@ def test_the_pulse_counts_the_tasks_of_each_session_that_is_open() -> None:
             pulse.beat("mine")
         assert pulse.read(None) == {"theirs": theirs}
     assert pulse.read(None) == {"theirs": {"done": 1, "running": 0}}
+
+
+def test_a_session_that_stands_still_is_seen_beside_one_that_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_watch, "_LOOK_SECONDS", 0.5)
+    until, before = tmp_path / "until", deepcopy(dask.config.config)
+    stuck, found = Event(), []
+
+    def move(client: Client) -> None:
+        with DaskEngine(client).session(toy()) as session:
+            while not stuck.is_set():
+                found.append(session.run(ToyTask()).total)
+
+    # A thread of each worker for either session.
+    with local(2, threads_per_worker=2) as client, ThreadPoolExecutor(1) as pool:
+        moving = pool.submit(move, client)
+        try:
+            engine = DaskEngine(client, progress_timeout=2, worker_timeout=1000)
+            stalled = pytest.raises(StalledError, match="no progress for 2 seconds")
+            with engine.session(toy((9, 9, 9, 9))) as session, stalled:
+                session.run(WaitingTask(row=21, until=str(until)))
+        finally:
+            until.touch()
+            stuck.set()
+        moving.result(120)
+    assert len(found) > 10
+    assert all(one == serial_oracle(toy(), ToyTask()).total for one in found)
+    # What Dask is told for a while is told to all threads.
+    assert dask.config.config == before
 
 
 # ------------------------------------------------------------------------------------- clusters
