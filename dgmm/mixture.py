@@ -94,6 +94,12 @@ class Mixture(Distribution):
             object.__setattr__(self, "feature_names", names)
         self._check()
 
+    def __repr__(self) -> str:
+        return (
+            f"<Mixture of {self.n_components} components ({self.covariance_type}) in "
+            f"{self.n_features} features>"
+        )
+
     def _check(self) -> None:
         if self.means.ndim != 2:
             raise InvalidParameterError(f"means have shape {self.means.shape}, not (K, D)")

@@ -74,6 +74,13 @@ class RestartRecord:
     evaluations: int = 0
     gap: float | None = None
 
+    def __str__(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        return (
+            f"{self.status}{reason} after n_iter={self.n_iter}, lower bound "
+            f"{self.lower_bound:.8g} nats per row, {self.kernel} kernel"
+        )
+
     @property
     def was_given_up(self) -> bool:
         """True if it collapsed or was hopeless, so that it was not run to its end."""
@@ -111,6 +118,10 @@ class FitRecord:
         ``none`` where the algorithm cannot be accelerated, empty where it was not asked for.
     device_reason : str
         Why the fit ran on ``device``: what was found, or "asked for".
+    retries : int
+        Times that a pass was begun again because workers, or what they held, were lost.
+    workers_lost : int
+        Workers of a cluster that left, or were lost, between the first pass and the last.
     """
 
     rows: int
@@ -128,6 +139,8 @@ class FitRecord:
     skipped_blocks: tuple[str, ...] = ()
     acceleration: str = ""
     device_reason: str = ""
+    retries: int = 0
+    workers_lost: int = 0
 
     @property
     def evaluations(self) -> int:
@@ -141,6 +154,23 @@ class FitRecord:
         # As dgmm.chains.best_chain: hopeless ones come last, wherever they stopped.
         best = max(kept, key=lambda one: (one.status != "halved", one.lower_bound))
         return best.log_likelihood
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.rows} rows, {self.passes} passes, {self.seconds:.3g} s",
+            f"{self.block_reads} blocks read, {self.bytes_read / 2**20:.3g} MiB",
+            f"engine {self.engine}, device {self.device} ({self.device_reason or 'as found'})",
+            f"peak of memory {self.peak_memory / 2**20:.0f} MiB above the start",
+        ]
+        if self.workers_lost or self.retries:
+            lines.append(f"workers lost: {self.workers_lost}; passes begun again: {self.retries}")
+        if self.acceleration:
+            lines.append(f"acceleration: {self.acceleration}")
+        if self.skipped_rows or self.skipped_blocks:
+            blocks = "".join(f"; {block}" for block in self.skipped_blocks)
+            lines.append(f"rows skipped: {self.skipped_rows}{blocks}")
+        lines += [f"restart {i}: {one}" for i, one in enumerate(self.restarts)]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def kept_restart(restarts: Sequence[RestartRecord], lower_bound: float) -> int | None:

@@ -41,8 +41,9 @@ _MOST_BYTES = 24 * 2**20
 _PROBED = 16
 _CLEARLY = 0.8
 _MOST_SKIPPED = 16
-# Rows of a part for each feature, below which making a screen would cost what it might save.
-_LEAST_ROWS = 128
+# Rows of a part for each feature, below which making a screen would cost what it might save if a
+# thread had no other part: it is made once for all of a thread's.
+_LEAST_ROWS = 32
 # Values of the matrices of a mixture's components, K·D², above which no more such are held.
 _MOST_VALUES = 2**21
 
@@ -161,7 +162,7 @@ class Screened:
         scalars = [Scalars(_PLAIN) for _ in members]
         sums = [np.zeros((one.n_components, d + 1, d + 1)) for one in members]
         dense: list[SufficientStatistics] = []
-        start, skipped, worth = self._rows // _PROBED, 1, False
+        start, skipped, worth = min(self._rows, rows.n_rows) // _PROBED, 1, False
         dense = self._densely(rows.part(0, start), dense)
         while start < rows.n_rows:
             tile = rows.part(start, min(start + self._rows, rows.n_rows)).counted()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -14,13 +14,14 @@ from sklearn.exceptions import ConvergenceWarning
 from dgmm.candidates import Candidate, fit_candidates
 from dgmm.covariance import family_of
 from dgmm.criteria import CRITERIA
-from dgmm.errors import InvalidParameterError, MissingDependencyError
+from dgmm.errors import InvalidParameterError
 from dgmm.estimator import GaussianMixture
 from dgmm.fitting import open_rows
 from dgmm.notes import emptied_notes, warn_of_emptied
 from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters
 from dgmm.plotting import plot_criterion
+from dgmm.selection_table import SelectionRow, SelectionTable
 
 __all__ = [
     "CRITERIA",
@@ -30,98 +31,6 @@ __all__ = [
     "run_selection",
     "select_model",
 ]
-
-
-@dataclass(frozen=True)
-class SelectionRow:
-    """A candidate and what the criteria say of it.
-
-    Parameters
-    ----------
-    covariance_type : str
-    n_components : int
-        As asked for, also where some were dropped (``empty_components="drop"``).
-    n_parameters : int
-        Free parameters of the result: what was fixed or dropped does not count.
-    log_likelihood : float
-        Per row that was fitted to, in nats; rows count by their weights, here and below.
-    bic, aic, icl : float
-        On the rows that were fitted to; lower is better.
-    heldout : float
-        Log-likelihood per row held out, in nats; higher is better. NaN if none were.
-    converged : bool
-    n_iter : int
-    reason : str
-        Why there are no numbers (NaN): all restarts collapsed.
-    notes : str
-        What became of components that were left without rows.
-    """
-
-    covariance_type: str
-    n_components: int
-    n_parameters: int
-    log_likelihood: float
-    bic: float
-    aic: float
-    icl: float
-    heldout: float
-    converged: bool
-    n_iter: int
-    reason: str = ""
-    notes: str = ""
-
-
-@dataclass(frozen=True)
-class SelectionTable(Sequence[SelectionRow]):
-    """All candidates, by family and number of components."""
-
-    rows: tuple[SelectionRow, ...]
-
-    @overload
-    def __getitem__(self, index: int) -> SelectionRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[SelectionRow]: ...
-    def __getitem__(self, index: int | slice) -> SelectionRow | Sequence[SelectionRow]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[SelectionRow]:
-        return iter(self.rows)
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """A dictionary for each candidate."""
-        return [asdict(row) for row in self.rows]
-
-    def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each candidate.
-
-        Raises
-        ------
-        MissingDependencyError
-            If pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingDependencyError(
-                "to_pandas() needs pandas, which is not installed: pip install pandas"
-            ) from error
-        return pd.DataFrame(self.to_dicts())
-
-    def _repr_html_(self) -> str:
-        names = [field.name for field in fields(SelectionRow)]
-        head = "".join(f"<th>{name}</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{_cell(getattr(row, name))}</td>" for name in names) + "</tr>"
-            for row in self.rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value: Any) -> str:
-    return escape(f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +58,18 @@ class Selection:
 
     plot = plot_criterion
 
+    def __repr__(self) -> str:
+        return f"<Selection of {len(self.table)} candidates: {self._said()}>"
+
+    def __str__(self) -> str:
+        return f"Best: {self._said()}\n\n{self.table}"
+
     def _repr_html_(self) -> str:
+        return f"<p>Best: {escape(self._said())}</p>{self.table._repr_html_()}"
+
+    def _said(self) -> str:
         best = self.best_row
-        text = f"{best.covariance_type}, {best.n_components} components by {self.criterion}"
-        return f"<p>Best: {escape(text)}</p>{self.table._repr_html_()}"
+        return f"{best.covariance_type}, {best.n_components} components by {self.criterion}"
 
 
 def select_model(

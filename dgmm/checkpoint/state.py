@@ -49,6 +49,8 @@ class Effort:
     nodes_received: int = 0
     seconds: float = 0.0
     peak_memory: int = 0
+    retries: int = 0
+    workers_lost: int = 0
 
     def with_run(self, counters: Any, seconds: float, peak_memory: int) -> Effort:
         """With a further run added.
@@ -67,6 +69,8 @@ class Effort:
             max(self.nodes_received, counters.nodes_received),
             self.seconds + seconds,
             max(self.peak_memory, peak_memory),
+            self.retries + counters.retries,
+            self.workers_lost + counters.workers_lost,
         )
 
 

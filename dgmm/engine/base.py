@@ -79,6 +79,9 @@ class Counters:
         have left idle (:mod:`dgmm.engine.spreading`).
     retries : int
         Times that a pass was begun again because workers, or what they held, were lost.
+    workers_lost : int
+        Workers of a cluster that were gone when the next pass began, whyever they left. The
+        cluster may have given their work to others without a pass being begun again.
     processors : dict of str to str
         Of a cluster: a machine of each kind that took part (:mod:`dgmm.engine.processor`).
     """
@@ -89,6 +92,7 @@ class Counters:
     nodes_received: int = 0
     slices: int = 1
     retries: int = 0
+    workers_lost: int = 0
     processors: dict[str, str] = field(default_factory=dict)
 
 

@@ -28,7 +28,7 @@ from dgmm.engine.dask_graph import (
 )
 from dgmm.engine.dask_local import Supervisor
 from dgmm.engine.dask_timeouts import Timeouts
-from dgmm.engine.dask_watch import Vigil, deserted
+from dgmm.engine.dask_watch import Vigil, deserted, given_up
 from dgmm.engine.memory import available_memory
 from dgmm.engine.work import Selection
 from dgmm.engine.worker import Range, stop_pass
@@ -335,7 +335,7 @@ class Cluster:
         other = next((error for error in errors if not isinstance(error, KilledWorker)), None)
         # What a task raised is a better reason than what befell the others meanwhile.
         if other is not None and not isinstance(other, CancelledError):
-            return deserted(self._timeouts) if isinstance(other, NoValidWorkerError) else other
+            return given_up(other) if isinstance(other, NoValidWorkerError) else other
         if not killed:
             return other or CancelledError(str(failed[0].key))
         keys = dict.fromkeys(str(error.task) for error in killed)

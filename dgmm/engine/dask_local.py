@@ -7,7 +7,10 @@ the cluster then counts a worker that is not there, for ever. Killed often enoug
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from time import monotonic
 from typing import Any
 
@@ -21,6 +24,9 @@ DEAD_SECONDS = 3.0
 
 # ... and with one, which may well be slow to import what it needs.
 STARTING_SECONDS = 60.0
+
+# What a terminal or a batch system sends to a whole group of processes, to end a fit in good order.
+_FOR_THE_DRIVER = ("SIGINT", "SIGUSR1")
 
 
 def start_cluster(n_workers: int | None = None, **options: Any) -> LocalCluster:
@@ -44,7 +50,28 @@ def start_cluster(n_workers: int | None = None, **options: Any) -> LocalCluster:
         # Without one, a process that is stopped while it starts would hold up all others.
         "death_timeout": STARTING_SECONDS,
     }
-    return LocalCluster(**given | options)
+    with _signals_kept_from_children():
+        return LocalCluster(**given | options)
+
+
+@contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """Processes that are started in between, or by threads that are, never see some signals.
+
+    A thread inherits what its parent blocks, and so does a process: also one that a nanny starts
+    much later, from the cluster's thread. A signal for this process waits until the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Its start would unblock them where a worker's process is about to be made.
+    resource_tracker.ensure_running()
+    numbers = {getattr(signal, name) for name in _FOR_THE_DRIVER}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Supervisor:

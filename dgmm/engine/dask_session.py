@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
@@ -83,6 +82,7 @@ class DaskSession:
         self._reserved = reserved_bytes
         self._everything = select(dataset)
         workers = self._cluster.workers()
+        self._seen = set(workers)
         self._worker_limit = memory_limit or steadily(self._cluster.worker_memory) // 2
         self._demand = _worker_demand(dataset, len(workers))
         self._held: Held | None = None
@@ -171,12 +171,7 @@ class DaskSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _check_open(self) -> None:
@@ -187,7 +182,7 @@ class DaskSession:
         self, task: BlockTask[M], selection: Selection, keep: bool, attempts: Attempts
     ) -> Reduced[M]:
         """One pass. At first, ranges ask for the worker that has their blocks in its cache."""
-        graph, threads = PassGraph(uuid4().hex), self._cluster.workers()
+        graph, threads = PassGraph(uuid4().hex), self._workers()
         near = attempts.begin(threads)
         n_kept = len(selection.work) if keep else 0
         self._plan_workers((task,), max(threads.values()), n_kept)
@@ -224,6 +219,13 @@ class DaskSession:
             raise
         found = [results[place] for place in range(len(names))]
         return self._merge(task, slices, selection, tops, found, keep)
+
+    def _workers(self) -> dict[str, int]:
+        """Threads of the workers that are there; those that were and are not count as lost."""
+        workers = self._cluster.workers()
+        self.counters.workers_lost += len(self._seen.difference(workers))
+        self._seen = set(workers)
+        return workers
 
     def _spread(
         self,

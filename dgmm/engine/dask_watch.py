@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from distributed import CancelledError, Future
-from distributed.scheduler import heartbeat_interval
+from distributed.scheduler import NoValidWorkerError, heartbeat_interval
 
 from dgmm.engine.dask_calls import Calls
 from dgmm.engine.dask_graph import PassGraph
@@ -17,7 +17,7 @@ from dgmm.engine.dask_local import Supervisor
 from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.errors import NoWorkersError, StalledError
 
-__all__ = ["Vigil", "deserted", "evict"]
+__all__ = ["Vigil", "deserted", "evict", "given_up"]
 
 _log = logging.getLogger("dgmm.engine")
 
@@ -186,4 +186,12 @@ def deserted(timeouts: Timeouts) -> NoWorkersError:
     return NoWorkersError(
         f"the cluster has had no workers for {timeouts.no_workers_timeout:g} seconds; start "
         "workers, or raise no_workers_timeout of DaskEngine"
+    )
+
+
+def given_up(error: NoValidWorkerError) -> NoWorkersError:
+    """The error of a task that the scheduler kept for a worker until its own patience ended."""
+    return NoWorkersError(
+        f"the scheduler found no worker for a task of the pass and gave it up ({error}); start "
+        "workers, or raise distributed.scheduler.no-workers-timeout where the scheduler runs"
     )

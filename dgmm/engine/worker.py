@@ -45,7 +45,8 @@ __all__ = [
 
 M = TypeVar("M", bound=Mergeable)
 
-# Sessions whose driver died never close. Two at a time keep their caches; the others read again.
+# Sessions whose driver died never close. Two at a time keep their caches, and more only while tasks
+# of theirs are at work; the others read again.
 _MAX_SESSIONS = 2
 
 # A task that was on its way when its session was closed must not open it again. Those of a thousand
@@ -193,6 +194,7 @@ class WorkerSession:
         self.gate = threading.Semaphore(n_threads)
         self.feeds: dict[Feed, str] = {}
         self.device = WorkerDevice()
+        self.n_tasks = 0
 
     def forget(self) -> None:
         """Let go of all rows, and keep none that come later."""
@@ -216,13 +218,30 @@ def _session(settings: Settings) -> WorkerSession:
             _sessions[settings.session] = WorkerSession(settings.n_threads)
             PULSE.open(settings.session)
         _sessions.move_to_end(settings.session)
-        while len(_sessions) > _MAX_SESSIONS:
-            oldest, left = _sessions.popitem(last=False)
-            left.forget()
-            PULSE.close(oldest)
         session = _sessions[settings.session]
+        session.n_tasks += 1
+        _forget_idle()
         session.cache.resize(settings.cache_bytes)
     return session
+
+
+def _forget_idle() -> None:
+    """Sessions beyond those that may stay: first who was away longest, none that is at work."""
+    idle = [name for name, one in _sessions.items() if not one.n_tasks]
+    for name in idle[: max(0, len(_sessions) - _MAX_SESSIONS)]:
+        _sessions.pop(name).forget()
+        PULSE.close(name)
+
+
+@contextmanager
+def _at_work(settings: Settings) -> Iterator[WorkerSession]:
+    """What is held for the session of a task, from its first step to its last."""
+    session = _session(settings)
+    try:
+        yield session
+    finally:
+        with _lock:
+            session.n_tasks -= 1
 
 
 async def close_session(name: str) -> None:
@@ -259,10 +278,10 @@ def reduce_range(
     given : sequence of array
         The rows of the blocks, where they come as arguments; else empty.
     """
-    session = _session(settings)
-    session.recent.clear()
-    there = Range(_with_values(share.work, given))
-    return session.device.guard(lambda: _reduce(session, task, there, settings))
+    with _at_work(settings) as session:
+        session.recent.clear()
+        there = Range(_with_values(share.work, given))
+        return session.device.guard(lambda: _reduce(session, task, there, settings))
 
 
 def _reduce(
@@ -290,8 +309,8 @@ def evaluate_blocks(
 ) -> NodeResult[Any]:
     """The values of a task on every piece of a range of one block, in order and not merged."""
     (item,) = _with_values(share.work, given)
-    session = _session(settings)
-    return session.device.guard(lambda: _evaluate(session, task, item, settings))
+    with _at_work(settings) as session:
+        return session.device.guard(lambda: _evaluate(session, task, item, settings))
 
 
 def _evaluate(

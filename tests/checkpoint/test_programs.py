@@ -28,8 +28,12 @@ from tests.checkpoint.fits import Hit
 
 hit = Hit(int(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGKILL))
 dgmm.cli.fitting.follow = lambda *args, **options: hit
-sys.exit(main(sys.argv[2:]))
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2:]))
 """
+# What a terminal does for Ctrl-C: every process of the group gets it.
+INTERRUPTED = PROGRAM.replace("os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGINT)")
 ARGUMENTS = ["-k", "4", "--n-init", "3", "--halve-after", "3", "--max-iter", "12", "--tol", "0"]
 ARGUMENTS += ["--init-params", "random", "--seed", "7", "--acceleration", "computing"]
 
@@ -108,6 +112,30 @@ def test_a_signal_finishes_the_iteration(
     assert f"stopped by {number.name} after iteration 5" in err.splitlines()[-1]
     assert "finishing the iteration" in err
     assert signal.getsignal(number) is before
+    code, err = run(fit(data, out, *keep))
+    assert code == 0, err
+    assert "resumed from iteration 5" in err
+    assert out.read_bytes() == calm
+
+
+def test_an_interrupt_of_a_whole_cluster_finishes_the_iteration(
+    data: Path, calm: bytes, tmp_path: Path, run: Any
+) -> None:
+    out, keep = tmp_path / "m.safetensors", ("--checkpoint", tmp_path / "kept")
+    argv = fit(data, out, *keep, "--n-workers", 2)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "4", *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode == 75, done.stderr
+    assert "stopped by SIGINT after iteration 5" in done.stderr.splitlines()[-1]
+    # Of a worker, which the signal is none of the business of.
+    assert "Traceback" not in done.stderr
+    assert "lost" not in done.stderr
     code, err = run(fit(data, out, *keep))
     assert code == 0, err
     assert "resumed from iteration 5" in err

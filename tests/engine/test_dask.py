@@ -369,6 +369,32 @@ def test_a_task_at_work_when_its_session_is_closed_leaves_nothing_behind() -> No
     assert session.cache.nbytes == 0
 
 
+def test_a_session_at_work_keeps_what_it_holds_beside_others() -> None:
+    dataset = toy()
+    whole = worker.Range(select(dataset).work)
+
+    def settings(name: str) -> worker.Settings:
+        return worker.Settings(name, "run", n_threads=1, window=2, cache_bytes=MIB)
+
+    names = [f"busy {number}" for number in range(4)]
+    try:
+        worker.reduce_range(ToyTask(), whole, settings(names[0]), ())
+        with worker._at_work(settings(names[0])) as session:
+            for name in names[1:]:
+                worker.reduce_range(ToyTask(), whole, settings(name), ())
+            assert worker._session(settings(names[0])) is session
+            session.n_tasks -= 1
+            held = [cached_bytes(name) > 0 for name in names]
+            # Beside it there is room for one.
+            assert held == [True, False, False, True]
+        worker.reduce_range(ToyTask(), whole, settings(names[1]), ())
+        worker.reduce_range(ToyTask(), whole, settings(names[2]), ())
+        assert [cached_bytes(name) > 0 for name in names] == [False, True, True, False]
+    finally:
+        for name in names:
+            asyncio.run(worker.close_session(name))
+
+
 def test_the_list_of_closed_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_closed", deque(maxlen=3))
     for number in range(10):

@@ -228,6 +228,7 @@ def test_a_cluster_of_its_own_is_started_again() -> None:
         lost.cluster.close()
         assert session.run(ToyTask()).total == expected
         assert session.counters.retries >= 1
+        assert session.counters.workers_lost == 1
         assert engine._own._client is not lost
         with engine.session(dataset) as another:
             assert another.run(ToyTask()).total == expected

@@ -90,7 +90,8 @@ def corners(sample: np.ndarray, n_components: int, seed: int) -> np.ndarray:
 
 
 STARTS = (
-    "kmeans", "k-means++", "k-means||", "random", "random_from_data", "maxdist", corners,
+    "kmeans", "k-means++", "k-means||", "random", "random_from_data", "maxdist", "small_em",
+    corners,
 )  # fmt: skip
 
 

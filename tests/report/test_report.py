@@ -268,3 +268,17 @@ def test_an_accelerated_fit_is_reported_by_its_gap(tmp_path):
     assert "computing is the bottleneck" in text
     plain = Page(write_report(tmp_path / "report.html", model()).read_text("utf-8")).text
     assert "estimated gap" not in plain
+
+
+def test_a_record_is_shown_as_text() -> None:
+    found = record((-3.0, -2.0), notes=("first", "second"))
+    text = str(found)
+    assert "1234567 rows, 7 passes, 125 s" in text
+    assert "restart 2: retired (component 3 <collapsed>) after n_iter=2, lower bound -4.5" in text
+    assert text.endswith("note: first\nnote: second")
+    assert "lost" not in text
+    assert "workers lost: 2; passes begun again: 1" in str(
+        replace(found, workers_lost=2, retries=1)
+    )
+    skipped = replace(found, skipped_rows=7, skipped_blocks=("block 3: gone",))
+    assert "rows skipped: 7; block 3: gone" in str(skipped)

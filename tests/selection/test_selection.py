@@ -130,6 +130,20 @@ def test_bad_arguments_are_named(rows, given, message) -> None:
         dgmm.select_model(rows, **given)
 
 
+def test_a_selection_is_shown_as_text(rows) -> None:
+    found = dgmm.select_model(rows * 1e40, [1, 2], random_state=0, reg_covar=0.0)
+    said, _, head, *lines = str(found).splitlines()
+    best = found.best_row
+    assert said == f"Best: full, {best.n_components} components by bic"
+    assert f"2 candidates: full, {best.n_components} components by bic" in repr(found)
+    names = head.split()
+    assert names[:4] == ["covariance_type", "n_components", "n_parameters", "log_likelihood"]
+    for line, row in zip(lines, found.table, strict=True):
+        # A difference of 2 in BIC decides, however large it is.
+        assert line.split()[names.index("bic")] == f"{row.bic:.2f}"
+        assert line.index(f"{row.bic:.2f}") + len(f"{row.bic:.2f}") == head.index("bic") + 3
+
+
 def test_the_table_goes_to_pandas_and_html(rows) -> None:
     found = dgmm.select_model(rows, [1, 2], random_state=0)
     frame = found.table.to_pandas()
