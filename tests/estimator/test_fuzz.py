@@ -54,7 +54,59 @@ def test_anything_in_an_argument(
             model.fit(X)
         except dgmm.DgmmError:
             return
+    check(model)
+
+
+def check(model: dgmm.GaussianMixture) -> None:
+    """It was fitted, to something."""
     assert np.isfinite(model.lower_bound_) or model.max_iter == 0
     np.testing.assert_allclose(model.weights_.sum(), 1, rtol=1e-6)
     assert np.isfinite(model.means_).all()
     assert np.isfinite(model.covariances_).all()
+
+
+# With a value for each row, so that some are right.
+column = st.one_of(
+    values,
+    arrays(np.float64, len(X)),
+    arrays(np.int64, len(X), elements=st.integers(-2, 3)),
+    st.lists(numbers, min_size=len(X), max_size=len(X)),
+)
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "labels"])
+@settings(max_examples=60)
+@given(value=column)
+def test_anything_for_the_rows(
+    name: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = dgmm.GaussianMixture(3, max_iter=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model.fit(X, **{name: value})
+        except dgmm.DgmmError:
+            return
+    check(model)
+
+
+SELECTED = ["n_components", "covariance_types", "criterion", "holdout", "n_init", "random_state"]
+
+
+@pytest.mark.parametrize("name", [*SELECTED, "sample_weight", "labels"])
+@settings(max_examples=25)
+@given(value=column)
+def test_anything_in_a_selection(
+    name: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = {"n_components": [1, 2], "criterion": "heldout", "max_iter": 3, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = dgmm.select_model(X, **arguments | {name: value})
+        except dgmm.DgmmError:
+            return
+    check(found.best_)
+    assert all(np.isfinite(row.bic) or row.reason for row in found.table)
