@@ -216,7 +216,8 @@ def test_rows_that_a_worker_did_not_take_are_sent_again(
     dataset = open_array(np.arange(2000.0).reshape(1000, 2), block_bytes=1600)
     with engine.session(dataset) as session:
         found = session.run(TraceTask()).total
-        assert session.counters.retries == 1
+        # Twice, if a worker that another test killed is missed only now.
+        assert 1 <= session.counters.retries <= 1 + session.counters.workers_lost
         assert found == session.run(TraceTask()).total
     assert not errors
 
