@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from dgmm import compiled
-from dgmm.arrays import COMPILED, namespace, tile_rows
+from dgmm.arrays import COMPILED, aligned_empty, namespace, tile_rows
 from dgmm.cuda import tiles
 from dgmm.features import Layout, fill_features
 
@@ -55,6 +55,10 @@ class Backend:
     def tile_rows(self, values_per_row: int, itemsize: int) -> int:
         """Rows of a tile of which ``values_per_row`` values are held."""
         return tile_rows(values_per_row, itemsize, self.xp.__name__)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
+        """A buffer, its values undefined."""
+        return aligned_empty(shape, dtype)
 
     def prefers_transposed(self, n_stacked: int, dtype: str) -> bool:
         """True if Φ aᵀ is faster than a Φᵀ for so many components.
@@ -153,6 +157,9 @@ class CudaBackend(Backend):
         rows = super().tile_rows(values_per_row, itemsize)
         # Sums over a tile are in the dtype of its products.
         return min(rows, _MOST_NARROW) if itemsize <= 4 else rows
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
+        return self.xp.empty(shape, dtype)
 
     def prefers_transposed(self, n_stacked: int, dtype: str) -> bool:
         return False

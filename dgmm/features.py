@@ -8,7 +8,7 @@ same layout describes coefficients and moments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -123,20 +123,49 @@ class Layout:
             half *= 2
         return tuple(blocks)
 
-    @cached_property
+    @property
     def upper(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Row and column indices of the pairs, in their order."""
-        indices = [block.indices for block in self.pair_blocks]
-        empty = [np.empty(0, dtype=np.intp)]
-        rows = np.concatenate([one for one, _ in indices] or empty)
-        return rows, np.concatenate([one for _, one in indices] or empty)
+        return _upper(self)
 
-    @cached_property
+    @property
     def factors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Indices i, j of ``z_i z_j`` for the squares and the pairs, in their order."""
-        squares = np.arange(self.n_features)
-        rows, columns = self.upper
-        return np.concatenate([squares, rows]), np.concatenate([squares, columns])
+        return _factors(self)
+
+    @property
+    def places(self) -> np.ndarray[Any, Any]:
+        """Where the elements (D, D) of a symmetric matrix stand among its squares and pairs."""
+        return _places(self)
+
+
+# An M-step asks for these several times, and making them takes longer than using them.
+@lru_cache(maxsize=8)
+def _upper(layout: Layout) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    indices = [block.indices for block in layout.pair_blocks]
+    empty = [np.empty(0, dtype=np.intp)]
+    rows = np.concatenate([one for one, _ in indices] or empty)
+    return _frozen(rows), _frozen(np.concatenate([one for _, one in indices] or empty))
+
+
+@lru_cache(maxsize=8)
+def _factors(layout: Layout) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    squares = np.arange(layout.n_features)
+    rows, columns = layout.upper
+    return _frozen(np.concatenate([squares, rows])), _frozen(np.concatenate([squares, columns]))
+
+
+@lru_cache(maxsize=8)
+def _places(layout: Layout) -> np.ndarray[Any, Any]:
+    places = np.empty((layout.n_features, layout.n_features), dtype=np.intp)
+    rows, columns = layout.factors
+    places[rows, columns] = places[columns, rows] = np.arange(rows.size)
+    return _frozen(places)
+
+
+def _frozen(indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    indices.setflags(write=False)
+    return indices
 
 
 def fill_features(features: Any, size: int, layout: Layout, xp: ModuleType) -> None:
@@ -172,14 +201,8 @@ def _fill_pairs(z: Any, pairs: Any, layout: Layout, xp: ModuleType) -> None:
 
 def unpack_symmetric(diagonal: Any, pairs: Any, layout: Layout) -> np.ndarray[Any, Any]:
     """Symmetric matrices (..., D, D) from their diagonals (..., D) and upper pairs."""
-    d = layout.n_features
-    matrix = np.empty((*diagonal.shape[:-1], d, d))
-    rows, columns = layout.upper
-    matrix[..., rows, columns] = pairs
-    matrix[..., columns, rows] = pairs
-    index = np.arange(d)
-    matrix[..., index, index] = diagonal
-    return matrix
+    packed = np.concatenate([diagonal, pairs], axis=-1)
+    return np.take(packed, layout.places, axis=-1)
 
 
 def pack_symmetric(matrix: Any, layout: Layout) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 __all__ = ["Frame", "invert_lower"]
 
@@ -88,8 +88,14 @@ class Frame:
 
 
 def invert_lower(factor: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Inverses of lower-triangular matrices (..., D, D)."""
-    identity = np.eye(factor.shape[-1])
+    """Inverses of lower-triangular matrices (..., D, D), zero above the diagonal; NaN of NaN."""
     flat = factor.reshape(-1, *factor.shape[-2:])
-    inverses = [solve_triangular(one, identity, lower=True, check_finite=False) for one in flat]
-    return np.array(inverses).reshape(factor.shape)
+    inverses = np.empty_like(flat)
+    for one, inverse in zip(flat, inverses, strict=True):
+        # Without the checks of scipy.linalg, which for a few features take longer than LAPACK. The
+        # transpose of a lower triangle in C order is an upper one as LAPACK stores it.
+        found, info = dtrtri(one.T, lower=0)
+        if info:
+            raise np.linalg.LinAlgError(f"the diagonal is zero at {info - 1}")
+        inverse[...] = found.T
+    return inverses.reshape(factor.shape)

@@ -192,8 +192,8 @@ class FeatureKernel:
     def workspace(self, backend: Backend) -> SimpleNamespace:
         rows, xp = self.tile_rows(backend), backend.xp
         return SimpleNamespace(
-            feature_values=xp.empty(self.n_coefficients * rows, dtype=self.dtype),
-            joint_values=xp.empty(self.n_stacked * rows, dtype=self.dtype),
+            feature_values=backend.empty((self.n_coefficients * rows,), self.dtype),
+            joint_values=backend.empty((self.n_stacked * rows,), self.dtype),
             theta=[xp.asarray(block.theta) for block in self.blocks],
             products=[self._product(block, backend) for block in self.blocks],
             origin=xp.asarray(self.frame.origin),
@@ -216,8 +216,8 @@ class FeatureKernel:
         """A buffer for a Φᵀ of a tile: (K, F), kept as its transpose where BLAS is faster so."""
         n_stacked, size = block.theta.shape
         if backend.prefers_transposed(n_stacked, self.dtype):
-            return backend.xp.empty((size, n_stacked), dtype=self.dtype).T
-        return backend.xp.empty((n_stacked, size), dtype=self.dtype)
+            return backend.empty((size, n_stacked), self.dtype).T
+        return backend.empty((n_stacked, size), self.dtype)
 
     def log_joint(self, x: Any, ws: SimpleNamespace, backend: Backend) -> list[Any]:
         self._load(x, ws, backend)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.arrays import aligned_empty
 from dgmm.compiled.loops import (
     Loop,
     array_types,
@@ -30,11 +31,12 @@ __all__ = ["FusedStep"]
 Array = np.ndarray[Any, Any]
 
 # Rows of a run. Measured from 64 to 2048: shorter ones lose to what a block of products costs
-# beyond its arithmetic, longer ones to the cache.
-_RUN = 256
+# beyond its arithmetic, longer ones to the cache. Whole lines of it in either dtype, but no power of
+# two of them: rows of features 2,048 bytes apart would share few of its sets.
+_RUN = 272
 
 # Features and responsibilities of a run have to stay near the second cache.
-_MOST_BYTES = 1280 * 2**10
+_MOST_BYTES = 1360 * 2**10
 
 # BLAS, which shares a loaded feature among more components, is as fast from 64 on with AVX-512 and
 # from about 32 on without.
@@ -80,11 +82,11 @@ class FusedStep:
         self._bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
         self._factors = rows[:n_products], columns[:n_products]
         self._whitening = np.zeros((0, 0)) if whitening is None else _filled(whitening, side, side)
-        self._whitened = np.zeros((2, side, _RUN))
-        self._features = np.zeros((self._theta.shape[1], _RUN), dtype)
+        self._whitened = _zeros((2, side, _RUN), np.float64)
+        self._features = _zeros((self._theta.shape[1], _RUN), dtype)
         self._features[0] = 1.0
-        self._joint = np.zeros((self._theta.shape[0], _RUN), dtype)
-        self._largest = np.zeros((2, _RUN), dtype)
+        self._joint = _zeros((self._theta.shape[0], _RUN), dtype)
+        self._largest = _zeros((2, _RUN), dtype)
         self._sums = np.zeros(self._theta.shape)
         # Kept, because large arrays cost a page fault for every 4 KiB whenever they are made anew.
         self._found = np.empty((2, len(sizes), most_rows), dtype)
@@ -207,16 +209,23 @@ def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
     _, vector, matrix = array_types(dtype)
     _, doubles, double_matrix = array_types("float64")
     _, index, _ = array_types("intp")
+    places = index.copy(readonly=True)
     _, _, read = array_types(stored)
     narrow = stored == dtype == "float32" and not is_white
     compiled: Loop = jit(
         signature(
             read.copy(readonly=True), vector, vector if narrow else doubles, double_matrix, matrix,
-            index, index, index, double_matrix.copy(ndim=3), matrix, matrix, matrix,
+            index, places, places, double_matrix.copy(ndim=3), matrix, matrix, matrix,
             double_matrix, matrix.copy(ndim=3),
         )
     )(step)  # fmt: skip
     return compiled
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    out = aligned_empty(shape, dtype)
+    out[...] = 0
+    return out
 
 
 def _filled(matrix: Array, n_rows: int, n_columns: int) -> Array:

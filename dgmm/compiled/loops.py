@@ -240,7 +240,7 @@ def centre_loop(stored: str, dtype: str) -> Loop:
 def products_loop(dtype: str) -> Loop:
     """``(z (D, n), rows (P,), columns (P,), norm (n,), products (P, n))``: ‖z‖² and z_i z_j."""
     _, vector, matrix = array_types(dtype)
-    _, index, _ = array_types("intp")
+    index = array_types("intp")[1].copy(readonly=True)
 
     def fill(z: Any, rows: Any, columns: Any, norm: Any, products: Any) -> None:
         n_features, n_rows = z.shape

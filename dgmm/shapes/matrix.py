@@ -38,6 +38,11 @@ class _Matrix(CovarianceShape):
         return n_features - 1.0
 
     def factorise(self, covariances: Array) -> Array:
+        try:
+            if np.all(np.isfinite(covariances)):
+                return np.linalg.cholesky(covariances)
+        except np.linalg.LinAlgError:
+            pass
         flat = covariances.reshape(-1, *covariances.shape[-2:])
         return np.array([_cholesky_or_nan(one) for one in flat]).reshape(covariances.shape)
 
