@@ -44,6 +44,28 @@ def worker_pids(cluster: LocalCluster) -> list[int]:
     return sorted(pid for nanny in nannies if nanny.is_alive() and (pid := nanny.pid))
 
 
+def settle(client: Client, n_workers: int) -> None:
+    """Wait until the cluster has so many workers, and the scheduler knows those that live.
+
+    A worker that was killed stays in the scheduler's list until its connection breaks, and its
+    nanny then brings another: a test that begins in between would see a loss that is not its own.
+    """
+
+    def alive() -> bool:
+        nannies = list(client.cluster.workers.values())
+        processes = {nanny.worker_address: nanny.pid for nanny in nannies if nanny.is_alive()}
+        known = set(client.run_on_scheduler(_addresses))
+        # Of a worker that died just now there is no answer.
+        answers = client.run(os.getpid, on_error="ignore")
+        return len(nannies) == n_workers and known == set(processes) and answers == processes
+
+    eventually(alive, f"{n_workers} workers that answer")
+
+
+def _addresses(dask_scheduler: Any) -> list[str]:
+    return list(dask_scheduler.workers)
+
+
 def send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)

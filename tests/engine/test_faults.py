@@ -36,13 +36,20 @@ from dgmm.errors import (
     StalledError,
 )
 from dgmm.testing.toys import ToyTask, Trace, serial_oracle, toy
-from tests.chaos.clusters import eventually, local, send, worker_pids
+from tests.chaos.clusters import eventually, local, send, settle, worker_pids
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def started() -> Iterator[Client]:
     with local(2) as client:
         yield client
+
+
+@pytest.fixture
+def client(started: Client) -> Client:
+    """Two workers that live, whatever the test before did to them."""
+    settle(started, 2)
+    return started
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,6 @@ def test_a_supervisor_replaces_a_worker_that_its_nanny_gave_up(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_local, "DEAD_SECONDS", 0.5)
-    eventually(lambda: len(client.nthreads()) == 2, "two workers")
     nanny = next(iter(client.cluster.workers.values()))
     # As when the worker dies as it starts: it hears of it, and does nothing.
     nanny.process.on_exit = int
