@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dgmm.cli.cluster_options import certificates, timeouts
+from dgmm.cli.cluster_options import certificates, security_of_own, timeouts
 from dgmm.cli.output import redact
 from dgmm.errors import EngineError
 
@@ -36,7 +36,8 @@ def engine_of(options: Mapping[str, Any]) -> Iterator[Any]:
     from dgmm.engine.dask import DaskEngine
 
     if scheduler is None:
-        with DaskEngine(n_workers=n_workers, **timeouts(options)) as engine:
+        security = security_of_own(options, files)
+        with DaskEngine(n_workers=n_workers, security=security, **timeouts(options)) as engine:
             yield engine
         return
     with _connect(scheduler, files) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import weakref
 from dataclasses import asdict
@@ -10,11 +11,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dgmm.data.dataset import Dataset
+from dgmm.engine.dask_security import check_security, holds_keys
 from dgmm.engine.dask_timeouts import Timeouts
-from dgmm.errors import EngineError, InvalidParameterError
+from dgmm.errors import DgmmError, EngineError, InvalidParameterError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
     from dgmm.engine.dask_session import DaskSession
 
@@ -32,6 +34,10 @@ class DaskEngine:
         :meth:`close` (or when it is no longer referenced).
     n_workers : int, optional
         Processes of the cluster that the engine starts; by default one for each core.
+    security : distributed.Security or True, optional
+        TLS for the cluster that the engine starts. True is the certificates of Dask's configuration
+        or, without any there, a temporary one that only this cluster knows (needs
+        ``cryptography``). None: as Dask's configuration has it, which encrypts nothing by default.
     no_workers_timeout : float, default=45
         Seconds that the cluster may be without any worker before a pass fails.
     worker_timeout : float, default=30
@@ -46,11 +52,13 @@ class DaskEngine:
     Raises
     ------
     InvalidParameterError
-        For what is no client, both a client and ``n_workers``, or a timeout that is none.
+        For what is no client, a client together with ``n_workers`` or ``security``, or a timeout
+        that is none.
 
     Notes
     -----
-    A pickle of the engine drops the client; a copy of the engine is the engine itself.
+    A pickle of the engine drops the client, and is refused if it would hold private keys; a copy of
+    the engine is the engine itself.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class DaskEngine:
         client: Client | None = None,
         *,
         n_workers: int | None = None,
+        security: Security | bool | None = None,
         no_workers_timeout: float = 45.0,
         worker_timeout: float = 30.0,
         progress_timeout: float = 600.0,
@@ -71,12 +80,14 @@ class DaskEngine:
         if getattr(client, "asynchronous", False):
             raise InvalidParameterError("the client is asynchronous; DaskEngine needs a plain one")
         _check_workers(n_workers, client)
+        check_security(security, client)
         self.client = client
         self.n_workers = n_workers
+        self.security = security
         self.timeouts = Timeouts(
             no_workers_timeout, worker_timeout, progress_timeout, scheduler_timeout
         )
-        self._own = _OwnCluster(n_workers)
+        self._own = _OwnCluster(n_workers, security)
 
     def session(
         self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
@@ -129,17 +140,24 @@ class DaskEngine:
         return hash(self._identity())
 
     def _identity(self) -> tuple[object, ...]:
-        return id(self.client), self.n_workers, self.timeouts
+        return id(self.client), self.n_workers, self.security, self.timeouts
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, ({"n_workers": self.n_workers, **asdict(self.timeouts)},)
+        if holds_keys(self.security):
+            raise pickle.PicklingError(
+                "a pickle of this engine would hold the private keys of its security; pass "
+                "security=True, or a Security with the names of files"
+            )
+        own = {"n_workers": self.n_workers, "security": self.security}
+        return _unpickled, ({**own, **asdict(self.timeouts)},)
 
     def _current_client(self) -> Client | None:
-        """The default client, unless processes of our own are asked for."""
-        return None if self.n_workers is not None else current_client()
+        """The default client, unless a cluster of our own is asked for."""
+        own = self.n_workers is not None or self.security is not None
+        return None if own else current_client()
 
 
 def current_client() -> Client | None:
@@ -171,8 +189,8 @@ def _check_workers(n_workers: object, client: Client | None) -> None:
 class _OwnCluster:
     """A cluster of processes on this machine, started when it is asked for."""
 
-    def __init__(self, n_workers: int | None = None) -> None:
-        self._n_workers = n_workers
+    def __init__(self, n_workers: int | None, security: Security | bool | None) -> None:
+        self._n_workers, self._security = n_workers, security
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._finalizer: Any = None
@@ -188,7 +206,11 @@ class _OwnCluster:
                 from dgmm.engine.dask_local import start_cluster
 
                 try:
-                    cluster = start_cluster(self._n_workers, silence_logs=logging.ERROR)
+                    cluster = start_cluster(
+                        self._n_workers, security=self._security, silence_logs=logging.ERROR
+                    )
+                except DgmmError:
+                    raise
                 except (OSError, RuntimeError) as error:
                     raise EngineError(
                         f"cannot start a Dask cluster on this machine: {error}"

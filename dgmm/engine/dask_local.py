@@ -12,10 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import LocalCluster, Nanny, SpecCluster, Worker
 from distributed.core import Status
+
+from dgmm.engine.dask_security import encryption
+
+if TYPE_CHECKING:
+    from distributed import Security
 
 __all__ = ["Supervisor", "start_cluster"]
 
@@ -29,13 +34,17 @@ STARTING_SECONDS = 60.0
 _FOR_THE_DRIVER = ("SIGINT", "SIGUSR1")
 
 
-def start_cluster(n_workers: int | None = None, **options: Any) -> LocalCluster:
+def start_cluster(
+    n_workers: int | None = None, *, security: Security | bool | None = None, **options: Any
+) -> LocalCluster:
     """A cluster of processes, for this machine alone.
 
     Parameters
     ----------
     n_workers : int, optional
         By default one for each core.
+    security : distributed.Security or True, optional
+        See :func:`dgmm.engine.dask_security.encryption`, and what it raises.
     **options
         Further ones of :class:`distributed.LocalCluster`.
     """
@@ -49,6 +58,7 @@ def start_cluster(n_workers: int | None = None, **options: Any) -> LocalCluster:
         "scheduler_kwargs": {"dashboard": False},
         # Without one, a process that is stopped while it starts would hold up all others.
         "death_timeout": STARTING_SECONDS,
+        **encryption(security),
     }
     with _signals_kept_from_children():
         return LocalCluster(**given | options)
