@@ -146,8 +146,8 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     """An array of NumPy's that begins where a line of the cache does, its values undefined.
 
-    NumPy begins large arrays 16 bytes behind one, so that every second vector of 32 bytes, and every
-    one of 64, is read from two lines: a loop over a tile takes up to 1.4 times as long.
+    NumPy begins large arrays 16 bytes behind one, so that every second vector of 32 bytes, and
+    every one of 64, is read from two lines: a loop over a tile takes up to 1.4 times as long.
 
     Parameters
     ----------

@@ -31,8 +31,8 @@ __all__ = ["FusedStep"]
 Array = np.ndarray[Any, Any]
 
 # Rows of a run. Measured from 64 to 2048: shorter ones lose to what a block of products costs
-# beyond its arithmetic, longer ones to the cache. Whole lines of it in either dtype, but no power of
-# two of them: rows of features 2,048 bytes apart would share few of its sets.
+# beyond its arithmetic, longer ones to the cache. Whole lines of it in either dtype, but no power
+# of two of them: rows of features 2,048 bytes apart would share few of its sets.
 _RUN = 272
 
 # Features and responsibilities of a run have to stay near the second cache.

@@ -100,8 +100,8 @@ class _Matrix(CovarianceShape):
     def condition(self, precision: Array, factor: Array, means: Array) -> Array:
         size, mean = np.abs(precision), np.abs(means)
         sigma = self.spread(factor, factor.shape[-1])
-        spread = np.einsum("...i,...ij,...j->...", sigma, size, sigma)
-        return spread + np.einsum("...i,...ij,...j->...", mean, size, mean)
+        # As products of matrices: einsum of three takes ten times as long.
+        return _form(size, sigma) + _form(size, mean)
 
     def second_moments(self, moments: Array, layout: Layout) -> Array:
         return unpack_symmetric(moments[..., layout.squares], moments[..., layout.pairs], layout)
@@ -150,6 +150,11 @@ class _Matrix(CovarianceShape):
 
     def spread(self, factors: Array, n_features: int) -> Array:
         return np.sqrt(np.einsum("...ij,...ij->...i", factors, factors))
+
+
+def _form(matrices: Array, vectors: Array) -> Array:
+    """vᵀ M v for each."""
+    return np.sum((matrices @ vectors[..., None])[..., 0] * vectors, axis=-1)
 
 
 def _cholesky_or_nan(matrix: Array) -> Array:
