@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.dispatch import on_host
 from dgmm.fixed import Fixed
 
 __all__ = ["RUNNING", "restored_arguments", "saved_arguments"]
@@ -85,7 +86,9 @@ def saved_arguments(estimator: Any) -> tuple[dict[str, Array], dict[str, Any]]:
             arrays |= {start: getattr(estimator, start) for start in _STARTS[name]}
     given = {name: value for name, value in arrays.items() if value is not None}
     plain = {name: _plain(value) for name, value in facts.items()}
-    return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}, plain
+    return {
+        name: np.asarray(on_host(value), dtype=np.float64) for name, value in given.items()
+    }, plain
 
 
 def restored_arguments(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> dict[str, Any]:

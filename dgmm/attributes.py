@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm.covariance import family_of
+from dgmm.dispatch import on_host, returned
 from dgmm.errors import DgmmError, InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.mixture import Mixture
@@ -38,60 +39,65 @@ class MixtureAttributes:
 
     covariance_type: str
     _face_dtype: str = "float64"
+    # Of the rows of the fit, where scikit-learn was told to dispatch by the array API.
+    _face_prototype: Any = None
     _fixed = Fixed()
     # Components that the fit dropped, of those that it began with.
     _dropped: tuple[int, ...] = ()
     lower_bounds_: list[float]
 
     @property
-    def weights_(self) -> Array:
-        return self._mixture.weights.astype(self._face_dtype)
+    def weights_(self) -> Any:
+        return self._faced(self._mixture.weights)
 
     @weights_.setter
     def weights_(self, values: Any) -> None:
         self._set_part("weights", values)
 
     @property
-    def means_(self) -> Array:
-        return self._mixture.means.astype(self._face_dtype)
+    def means_(self) -> Any:
+        return self._faced(self._mixture.means)
 
     @means_.setter
     def means_(self, values: Any) -> None:
         self._set_part("means", values)
 
     @property
-    def covariances_(self) -> Array:
-        return self._mixture.covariances.astype(self._face_dtype)
+    def covariances_(self) -> Any:
+        return self._faced(self._mixture.covariances)
 
     @covariances_.setter
     def covariances_(self, values: Any) -> None:
         self._set_part("covariances", values)
 
     @property
-    def precisions_cholesky_(self) -> Array:
+    def precisions_cholesky_(self) -> Any:
         mixture = self._mixture
-        return mixture.family.precisions_cholesky(mixture.factors).astype(self._face_dtype)
+        return self._faced(mixture.family.precisions_cholesky(mixture.factors))
 
     @precisions_cholesky_.setter
     def precisions_cholesky_(self, values: Any) -> None:
         # C with P = C Cᵀ is the transposed whitener.
         shape = family_of(self.covariance_type).shape
-        whitener = np.asarray(values, dtype=np.float64)
+        whitener = np.asarray(on_host(values), dtype=np.float64)
         if shape.uses_whitening():
             whitener = np.swapaxes(whitener, -1, -2)
         self.precisions_ = shape.precision(whitener)
 
     @property
-    def precisions_(self) -> Array:
+    def precisions_(self) -> Any:
         shape = self._mixture.family.shape
         precisions = shape.precision(shape.invert(self._mixture.factors))
-        return np.asarray(precisions).astype(self._face_dtype)
+        return self._faced(np.asarray(precisions))
 
     @precisions_.setter
     def precisions_(self, values: Any) -> None:
-        precisions = np.asarray(values, dtype=np.float64)
+        precisions = np.asarray(on_host(values), dtype=np.float64)
         family = family_of(self.covariance_type)
         self._set_part("covariances", family.covariances_from_precisions(precisions))
+
+    def _faced(self, values: Array) -> Any:
+        return returned(self._face_prototype, values.astype(self._face_dtype))
 
     @property
     def _mixture(self) -> Mixture:
@@ -102,7 +108,7 @@ class MixtureAttributes:
         return mixture
 
     def _set_part(self, part: str, values: Any) -> None:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.asarray(on_host(values), dtype=np.float64)
         known = self.__dict__.get("mixture_")
         if known is not None:
             self._set_mixture(replace(known, **{part: array}))

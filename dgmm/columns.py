@@ -8,6 +8,7 @@ import numpy as np
 
 from dgmm.data.columns import disagreement
 from dgmm.data.dataset import Dataset
+from dgmm.dispatch import prototype_of
 from dgmm.errors import InvalidDataError
 from dgmm.mixture import Mixture
 from dgmm.notices import warn_user
@@ -23,6 +24,7 @@ def record_columns(estimator: Any, dataset: Dataset) -> None:
     elif hasattr(estimator, "feature_names_in_"):
         del estimator.feature_names_in_
     narrow = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
+    estimator._face_prototype = prototype_of(dataset.origin)
     estimator._face_dtype = "float32" if narrow else "float64"
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from dgmm import conversion, persistence
+from dgmm.dispatch import on_host
 from dgmm.mixture import Mixture
 
 __all__ = ["Exchange"]
@@ -60,6 +61,7 @@ class Exchange:
         InvalidParameterError
             If shapes disagree, weights are no proportions or covariances not positive definite.
         """
+        weights, means, covariances = map(on_host, (weights, means, covariances))
         mixture = Mixture(weights, means, covariances, covariance_type, feature_names)
         dtype = "float32" if np.asarray(means).dtype == np.float32 else "float64"
         return persistence.model_from_mixture(cls, mixture, dtype, arguments)

@@ -12,6 +12,7 @@ from dgmm.acceleration import REGIMES
 from dgmm.arrays import explain_device, resolve_device
 from dgmm.backend import backend_of
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.dispatch import on_host
 from dgmm.emptying import EMPTY_COMPONENTS
 from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS, Method
@@ -229,7 +230,7 @@ def _given(estimator: Any, name: str, shape: tuple[int, ...]) -> Array | None:
     if value is None:
         return None
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.asarray(on_host(value), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidParameterError(f"{name} is not an array of numbers: {error}") from error
     if array.shape != shape:
@@ -259,7 +260,7 @@ def _check_weights(weights: Array, given: Any) -> None:
             f"and {most:.5f}"
         )
     # Proportions that were rounded to float32 miss one by as much.
-    narrow = getattr(given, "dtype", None) == np.float32
+    narrow = getattr(on_host(given), "dtype", None) == np.float32
     if abs(1.0 - weights.sum()) > (1e-6 if narrow else 1e-8):
         raise InvalidParameterError(
             "The parameter 'weights' should be normalized, but got sum(weights) = "

@@ -149,6 +149,7 @@ def _set_fit(estimator: Any, mixture: Mixture, facts: dict[str, Any]) -> None:
         estimator.__dict__.pop(stale, None)
     estimator._fixed = check_fixed(estimator.fixed, mixture.family, mixture.n_components)
     estimator._face_dtype = np.dtype(facts["dtype"]).name
+    estimator._face_prototype = None
     estimator.converged_ = bool(fit["converged"])
     estimator.n_iter_ = int(fit["n_iter"])
     estimator.lower_bound_ = -np.inf if fit["lower_bound"] is None else float(fit["lower_bound"])

@@ -15,6 +15,7 @@ from dgmm.answers import Distances, Regressed, TailProbability
 from dgmm.columns import check_columns, check_given, check_some_rows
 from dgmm.conditional import regression_of
 from dgmm.data.dataset import Dataset
+from dgmm.dispatch import returned
 from dgmm.mixture import Mixture
 from dgmm.parameters import seed_entropy
 from dgmm.prediction import Evaluation
@@ -28,6 +29,7 @@ class RowMethods:
 
     random_state: Any
     _face_dtype: str
+    _face_prototype: Any
     device: str
 
     @property
@@ -208,4 +210,8 @@ class RowMethods:
         self._check_fitted()
         wanted = check_draw(self._mixture, component, confidence, std_range)
         seed = np.random.SeedSequence(seed_entropy(self.random_state), spawn_key=(2,))
-        return sample_rows(self._mixture, n_samples, seed, wanted, out=out, dtype=self._face_dtype)
+        dtype = self._face_dtype
+        rows, labels = sample_rows(self._mixture, n_samples, seed, wanted, out=out, dtype=dtype)
+        if out is not None:
+            return rows, labels
+        return returned(self._face_prototype, rows), returned(self._face_prototype, labels)

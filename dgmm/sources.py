@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from dgmm.arrays import resolve_device
 from dgmm.data.dataset import Dataset
 from dgmm.data.opening import open_dataset
+from dgmm.dispatch import is_foreign, on_host
 
 __all__ = ["open_rows"]
 
@@ -30,5 +32,8 @@ def open_rows(
     else:
         dataset = open_dataset(X, block_bytes=_COPIED_BYTES if large else None)
     if sample_weight is not None:
-        dataset = dataset.with_weights(sample_weight)
-    return dataset if labels is None else dataset.with_labels(labels)
+        dataset = dataset.with_weights(on_host(sample_weight))
+    if labels is not None:
+        dataset = dataset.with_labels(on_host(labels))
+    # What is returned goes back to the library of the rows, weighted or not.
+    return replace(dataset, origin=X) if is_foreign(X) else dataset

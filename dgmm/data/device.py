@@ -14,6 +14,7 @@ from dgmm.data.arrays import ArrayBlock
 from dgmm.data.dataset import Dataset, check_dtype, fingerprint_of, part_rows
 from dgmm.data.planning import check_two_dimensional, equal_ranges
 from dgmm.devices import is_device_array
+from dgmm.dispatch import prototype_of, returned
 from dgmm.errors import InvalidDataError
 
 __all__ = ["DEVICE_BLOCK_BYTES", "DeviceBlock", "like", "open_device_array"]
@@ -80,10 +81,12 @@ def open_device_array(source: Any, block_bytes: int | None = None) -> Dataset:
 def like(origin: Any, values: np.ndarray[Any, Any]) -> Any:
     """The values on the device and in the kind of array of ``origin``; as they are if it has none.
 
+    Arrays in the memory of the host are NumPy's, unless scikit-learn is told to dispatch.
+
     A tensor of PyTorch gives one, anything else on a device CuPy's array.
     """
     if not is_device_array(origin):
-        return values
+        return returned(prototype_of(origin), values)
     moved = namespace("cuda").asarray(values)
     if type(origin).__module__.split(".")[0] == "torch":
         return importlib.import_module("torch").from_dlpack(moved)

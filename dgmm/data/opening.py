@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -15,6 +15,7 @@ from dgmm.data.location import Location
 from dgmm.data.parquet_files import holds_parquet, is_parquet_name
 from dgmm.data.skipping import policy_of, skipping, unskipped
 from dgmm.devices import is_device_array
+from dgmm.dispatch import is_foreign, on_host
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
 from dgmm.sizes import parse_bytes
 
@@ -238,6 +239,10 @@ def _on_device(source: Any, options: _Options) -> Dataset:
 
 
 def _shared(source: Any, options: _Options) -> Dataset:
+    return replace(_array(on_host(source), options), origin=source)
+
+
+def _exported(source: Any, options: _Options) -> Dataset:
     return _array(np.from_dlpack(source), options)
 
 
@@ -257,6 +262,7 @@ _KINDS: tuple[tuple[Callable[[Any], bool], _Opener], ...] = (
     (lambda source: hasattr(source, "collect_schema") and hasattr(source, "sink_csv"), _lazy_frame),
     (lambda source: hasattr(source, "to_numpy") and hasattr(source, "columns"), _table),
     (lambda source: hasattr(source, "toarray") and hasattr(source, "nnz"), _sparse),
+    (is_foreign, _shared),
     (lambda source: hasattr(source, "__array__"), _array),
-    (lambda source: hasattr(source, "__dlpack__"), _shared),
+    (lambda source: hasattr(source, "__dlpack__"), _exported),
 )

@@ -15,6 +15,12 @@ def global_dtype(request: pytest.FixtureRequest) -> type:
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def _array_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    # scikit-learn dispatches only where SciPy says that it does too.
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+
+
 @pytest.fixture
 def global_random_seed() -> int:
     return 42
