@@ -111,6 +111,14 @@ class MixtureAttributes:
         array = np.asarray(on_host(values), dtype=np.float64)
         known = self.__dict__.get("mixture_")
         if known is not None:
+            expected = getattr(known, part).shape
+            if array.shape != expected:
+                # The mixture would find the other parts to be of the wrong shape.
+                raise InvalidParameterError(
+                    f"{part} of shape {array.shape} were assigned to a fitted "
+                    f"{type(self).__name__}, which has {part} of shape {expected}; make another of "
+                    "other sizes by GaussianMixture.from_parameters"
+                )
             self._set_mixture(replace(known, **{part: array}))
             return
         parts = self.__dict__.setdefault("_parts", {})

@@ -310,3 +310,18 @@ def test_fortran_order_is_accepted() -> None:
     one = dgmm.GaussianMixture(2, random_state=0).fit(X)
     other = dgmm.GaussianMixture(2, random_state=0).fit(np.asfortranarray(X))
     np.testing.assert_allclose(one.means_, other.means_, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values"),
+    [("means_", np.zeros((3, 2))), ("weights_", np.ones(1)), ("covariances_", np.ones((2, 2)))],
+)
+def test_a_part_of_another_shape_is_named_as_itself(attribute: str, values: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    model = dgmm.GaussianMixture(2, random_state=0).fit(x)
+    before = model.mixture_
+    part = attribute.rstrip("_")
+    shape = re.escape(str(getattr(before, part).shape))
+    with pytest.raises(dgmm.InvalidParameterError, match=f"^{part} of shape .* of shape {shape};"):
+        setattr(model, attribute, values)
+    assert model.mixture_ is before
