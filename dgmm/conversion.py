@@ -89,7 +89,7 @@ def write_onnx(estimator: Any, path: Any) -> None:
         ) from error
     family = estimator.mixture_.family
     model = to_sklearn(estimator, None if family.sklearn_name else _general_name())
-    kind = FloatTensorType if model._face_dtype == "float32" else DoubleTensorType
+    kind = FloatTensorType if model.means_.dtype == np.float32 else DoubleTensorType
     graph = to_onnx(
         model,
         initial_types=[("X", kind([None, model.n_features_in_]))],
