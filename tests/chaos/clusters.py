@@ -53,6 +53,9 @@ def settle(client: Client, n_workers: int) -> None:
 
     def alive() -> bool:
         nannies = list(client.cluster.workers.values())
+        if len(nannies) < n_workers:
+            # A nanny that was slow to bring another worker has been given up: begin a new one.
+            client.cluster.scale(n_workers)
         processes = {nanny.worker_address: nanny.pid for nanny in nannies if nanny.is_alive()}
         known = set(client.run_on_scheduler(_addresses))
         # Of a worker that died just now there is no answer.
