@@ -157,7 +157,7 @@ def test_chunks_of_no_columns_are_refused(tmp_path):
     document = json.loads((tmp_path / "x/.zarray").read_text())
     (tmp_path / "x/.zarray").write_text(json.dumps({**document, "chunks": [10, 0]}))
     # zarr 3.4 takes a 0 for a 1, and warns of it: there are no such chunks.
-    said = r"chunks of shape \(10, 0\)|chunk 0\.\d of block rows 0 to 39 was never written"
+    said = r"chunks of shape \(10, 0\)|chunk \d\.\d of block rows 0 to 39 was never written"
     with warnings.catch_warnings(), pytest.raises(SourceError, match=said):
         warnings.simplefilter("ignore")
         read_all(open_dataset(tmp_path / "x"))
