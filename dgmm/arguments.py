@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.dispatch import on_host
+from dgmm.dispatch import host_float64
 from dgmm.fixed import Fixed
 
 __all__ = ["RUNNING", "restored_arguments", "saved_arguments"]
@@ -86,9 +86,7 @@ def saved_arguments(estimator: Any) -> tuple[dict[str, Array], dict[str, Any]]:
             arrays |= {start: getattr(estimator, start) for start in _STARTS[name]}
     given = {name: value for name, value in arrays.items() if value is not None}
     plain = {name: _plain(value) for name, value in facts.items()}
-    return {
-        name: np.asarray(on_host(value), dtype=np.float64) for name, value in given.items()
-    }, plain
+    return {name: host_float64(value) for name, value in given.items()}, plain
 
 
 def restored_arguments(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> dict[str, Any]:

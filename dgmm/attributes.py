@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from dgmm.covariance import family_of
-from dgmm.dispatch import on_host, returned
+from dgmm.dispatch import host_float64, returned
 from dgmm.errors import DgmmError, InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.mixture import Mixture
@@ -79,7 +79,7 @@ class MixtureAttributes:
     def precisions_cholesky_(self, values: Any) -> None:
         # C with P = C Cᵀ is the transposed whitener.
         shape = family_of(self.covariance_type).shape
-        whitener = np.asarray(on_host(values), dtype=np.float64)
+        whitener = host_float64(values)
         if shape.uses_whitening():
             whitener = np.swapaxes(whitener, -1, -2)
         self.precisions_ = shape.precision(whitener)
@@ -92,7 +92,7 @@ class MixtureAttributes:
 
     @precisions_.setter
     def precisions_(self, values: Any) -> None:
-        precisions = np.asarray(on_host(values), dtype=np.float64)
+        precisions = host_float64(values)
         family = family_of(self.covariance_type)
         self._set_part("covariances", family.covariances_from_precisions(precisions))
 
@@ -108,7 +108,7 @@ class MixtureAttributes:
         return mixture
 
     def _set_part(self, part: str, values: Any) -> None:
-        array = np.asarray(on_host(values), dtype=np.float64)
+        array = host_float64(values)
         known = self.__dict__.get("mixture_")
         if known is not None:
             expected = getattr(known, part).shape

@@ -56,7 +56,7 @@ class Backend:
         """Rows of a tile of which ``values_per_row`` values are held."""
         return tile_rows(values_per_row, itemsize, self.xp.__name__)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A buffer, its values undefined."""
         return aligned_empty(shape, dtype)
 
@@ -158,7 +158,7 @@ class CudaBackend(Backend):
         # Sums over a tile are in the dtype of its products.
         return min(rows, _MOST_NARROW) if itemsize <= 4 else rows
 
-    def empty(self, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.xp.empty(shape, dtype)
 
     def prefers_transposed(self, n_stacked: int, dtype: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.covariance import CovarianceFamily
-from dgmm.dispatch import on_host
+from dgmm.dispatch import host_float64
 from dgmm.errors import InvalidParameterError
 from dgmm.fixed import Fixed
 from dgmm.maximization import MaximizationOptions
@@ -249,7 +249,7 @@ def _numbers(estimator: Any, name: str) -> Array | None:
     if value is None:
         return None
     try:
-        return np.asarray(on_host(value), dtype=np.float64)
+        return host_float64(value)
     except (TypeError, ValueError):
         raise InvalidParameterError(f"{name}={value!r}; it must hold real numbers") from None
 

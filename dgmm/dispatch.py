@@ -13,7 +13,7 @@ import numpy as np
 
 from dgmm.devices import is_device_array
 
-__all__ = ["is_foreign", "on_host", "prototype_of", "returned"]
+__all__ = ["host_float64", "is_foreign", "on_host", "prototype_of", "returned"]
 
 
 def is_foreign(array: Any) -> bool:
@@ -27,6 +27,11 @@ def is_foreign(array: Any) -> bool:
 def on_host(values: Any) -> Any:
     """The same numbers as NumPy's array, where they are an array of another library."""
     return np.from_dlpack(values) if is_foreign(values) else values
+
+
+def host_float64(values: Any) -> np.ndarray[Any, Any]:
+    """The numbers in float64; raises what ``numpy.asarray`` does where they are none."""
+    return np.asarray(on_host(values), dtype=np.float64)
 
 
 def prototype_of(origin: Any) -> Any:

@@ -139,8 +139,9 @@ class Layout:
         return _places(self)
 
 
-# An M-step asks for these several times, and making them takes longer than using them.
-@lru_cache(maxsize=8)
+# An M-step asks for these several times, and making them takes longer than using them. Few are
+# kept: of a thousand features they are 8 MB each.
+@lru_cache(maxsize=2)
 def _upper(layout: Layout) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     indices = [block.indices for block in layout.pair_blocks]
     empty = [np.empty(0, dtype=np.intp)]
@@ -148,14 +149,14 @@ def _upper(layout: Layout) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return _frozen(rows), _frozen(np.concatenate([one for _, one in indices] or empty))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _factors(layout: Layout) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     squares = np.arange(layout.n_features)
     rows, columns = layout.upper
     return _frozen(np.concatenate([squares, rows])), _frozen(np.concatenate([squares, columns]))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _places(layout: Layout) -> np.ndarray[Any, Any]:
     places = np.empty((layout.n_features, layout.n_features), dtype=np.intp)
     rows, columns = layout.factors

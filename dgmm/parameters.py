@@ -12,7 +12,7 @@ from dgmm.acceleration import REGIMES
 from dgmm.arrays import explain_device, resolve_device
 from dgmm.backend import backend_of
 from dgmm.covariance import CovarianceFamily, family_of
-from dgmm.dispatch import on_host
+from dgmm.dispatch import host_float64, on_host
 from dgmm.emptying import EMPTY_COMPONENTS
 from dgmm.errors import InvalidParameterError
 from dgmm.initialization import INIT_PARAMS, Method
@@ -230,7 +230,7 @@ def _given(estimator: Any, name: str, shape: tuple[int, ...]) -> Array | None:
     if value is None:
         return None
     try:
-        array = np.asarray(on_host(value), dtype=np.float64)
+        array = host_float64(value)
     except (TypeError, ValueError) as error:
         raise InvalidParameterError(f"{name} is not an array of numbers: {error}") from error
     if array.shape != shape:

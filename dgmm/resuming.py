@@ -33,7 +33,7 @@ from dgmm.checkpoint.identity import (
 )
 from dgmm.checkpoint.surroundings import surroundings
 from dgmm.data.dataset import Dataset
-from dgmm.dispatch import on_host
+from dgmm.dispatch import host_float64
 from dgmm.em import Chain
 from dgmm.engine.base import Counters
 from dgmm.errors import (
@@ -127,7 +127,7 @@ def _given(value: Any) -> str | None:
     if value is None:
         return None
     try:
-        return digest(np.asarray(on_host(value), dtype=np.float64))
+        return digest(host_float64(value))
     except (TypeError, ValueError):
         # The starts refuse it by name.
         return "no array of numbers"

@@ -38,11 +38,9 @@ class _Matrix(CovarianceShape):
         return n_features - 1.0
 
     def factorise(self, covariances: Array) -> Array:
-        try:
-            if np.all(np.isfinite(covariances)):
-                return np.linalg.cholesky(covariances)
-        except np.linalg.LinAlgError:
-            pass
+        factors = _cholesky_or_nan(covariances)
+        if not np.isnan(factors).any():
+            return factors
         flat = covariances.reshape(-1, *covariances.shape[-2:])
         return np.array([_cholesky_or_nan(one) for one in flat]).reshape(covariances.shape)
 
@@ -100,7 +98,7 @@ class _Matrix(CovarianceShape):
     def condition(self, precision: Array, factor: Array, means: Array) -> Array:
         size, mean = np.abs(precision), np.abs(means)
         sigma = self.spread(factor, factor.shape[-1])
-        # As products of matrices: einsum of three takes ten times as long.
+        # Products of matrices go to BLAS, which einsum of three does not use.
         return _form(size, sigma) + _form(size, mean)
 
     def second_moments(self, moments: Array, layout: Layout) -> Array:
@@ -158,6 +156,7 @@ def _form(matrices: Array, vectors: Array) -> Array:
 
 
 def _cholesky_or_nan(matrix: Array) -> Array:
+    """The factors of one matrix or a stack; NaN everywhere if one of them has none."""
     try:
         if np.all(np.isfinite(matrix)):
             return np.linalg.cholesky(matrix)
