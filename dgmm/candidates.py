@@ -109,7 +109,7 @@ def fit_candidates(
         lambda: seed_entropy(first.random_state), first.random_state, shared.max_iter
     )
     seeds = np.random.SeedSequence(entropy)
-    task = profile_task(parameters, dataset, seeds)
+    task = profile_task(parameters, dataset, seeds, digested=first.checkpoint is not None)
     engine = engine_for(first.engine, dataset)
     reserved = reserved_bytes(parameters, task)
     if first.checkpoint is not None:

@@ -85,6 +85,10 @@ class DeviceProfilePass(Placed, ProfilePass):
         least, most = to_host(x.min(axis=0)), to_host(x.max(axis=0))
         return Profile(len(x), total, mean, scatter, least, most, sample)
 
+    def digest_of(self, tile: Rows, xp: Any = None) -> int:
+        on_device = is_device_array(tile.x)
+        return super().digest_of(tile, namespace(self.device) if on_device else np)
+
     @property
     def piece_rows(self) -> int:
         return _HASHED_ROWS

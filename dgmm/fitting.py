@@ -120,7 +120,7 @@ def fit_dataset(
         lambda: seed_entropy(estimator.random_state), estimator.random_state, parameters.max_iter
     )
     seeds = np.random.SeedSequence(entropy)
-    task = profile_task([parameters], dataset, seeds)
+    task = profile_task([parameters], dataset, seeds, digested=estimator.checkpoint is not None)
     engine = engine_for(estimator.engine, dataset)
     reserved = reserved_bytes([parameters], task)
     if estimator.checkpoint is not None:
@@ -258,9 +258,22 @@ def plan_maximization(
 
 
 def profile_task(
-    candidates: Sequence[FitParameters], dataset: Dataset, seeds: np.random.SeedSequence
+    candidates: Sequence[FitParameters],
+    dataset: Dataset,
+    seeds: np.random.SeedSequence,
+    *,
+    digested: bool = False,
 ) -> ProfilePass:
-    """The profile that every fit which shares the passes needs, from the one seed of the fit."""
+    """The profile that every fit which shares the passes needs, from the one seed of the fit.
+
+    Parameters
+    ----------
+    candidates : sequence of FitParameters
+    dataset : Dataset
+    seeds : numpy.random.SeedSequence
+    digested : bool, default=False
+        True for a digest of all rows too, by which a checkpoint knows them again.
+    """
     seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
     most = max(one.n_components for one in candidates)
     least = min(one.n_components for one in candidates)
@@ -277,6 +290,7 @@ def profile_task(
         labelled=dataset.has_labels,
         n_labels=least,
         dense=any(one.family.shape.uses_whitening() for one in candidates),
+        digested=digested,
     )
 
 

@@ -142,8 +142,14 @@ class _ProfileOfFitted(_OnFitted):
         if kept.n_rows == 0:
             profile = _empty_profile(self.task, sample)
         else:
-            profile = self.task.evaluate(kept, workspace)
-        return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
+            profile = replace(self.task, digested=False).evaluate(kept, workspace)
+        return replace(
+            profile,
+            sample=sample,
+            known=known,
+            skipped=Skipped.of(rows),
+            digest=self.task.digest(rows),
+        )
 
 
 def _empty_profile(task: ProfilePass, sample: Sample) -> Profile:

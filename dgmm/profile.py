@@ -17,6 +17,7 @@ from dgmm.arrays import to_host
 from dgmm.data.dataset import Rows
 from dgmm.data.skipping import Skipped
 from dgmm.errors import InvalidDataError
+from dgmm.row_digest import digest_rows
 from dgmm.row_sample import Sample, hash_rows, smallest, weighted_keys
 
 __all__ = ["Profile", "ProfilePass", "SomeColumns"]
@@ -48,6 +49,8 @@ class Profile:
         Of the rows whose component is known, where the rows carry labels.
     skipped : Skipped
         Bad rows that were left out.
+    digest : int, default=0
+        Of all rows with their weights and labels (:mod:`dgmm.row_digest`), where it was asked for.
     """
 
     n_rows: int
@@ -59,6 +62,7 @@ class Profile:
     sample: Sample
     known: Sample | None = None
     skipped: Skipped = field(default_factory=Skipped)
+    digest: int = 0
 
     @property
     def constant_features(self) -> tuple[int, ...]:
@@ -94,6 +98,7 @@ class Profile:
             if self.known is None or other.known is None
             else self.known.merge(other.known),
             skipped=self.skipped.merge(other.skipped),
+            digest=(self.digest + other.digest) % 2**64,
         )
 
 
@@ -117,6 +122,8 @@ class ProfilePass:
         What the rows carry.
     n_labels : int, optional
         Labels lie below it.
+    digested : bool, default=False
+        True gives a digest of all rows too.
     """
 
     n_rows: int
@@ -128,6 +135,7 @@ class ProfilePass:
     weighted: bool = False
     labelled: bool = False
     n_labels: int | None = None
+    digested: bool = False
 
     @property
     def workspace_bytes(self) -> int:
@@ -160,6 +168,8 @@ class ProfilePass:
         profile = self._nothing(empty)
         for tile in self.tiles(rows):
             one = self.moments(tile, empty)
+            if self.digested:
+                one = replace(one, digest=self.digest_of(tile))
             profile = one if not profile.n_rows else profile.merge(one)
         known = self.known_of(rows)
         return replace(profile, sample=sample, known=known, skipped=Skipped.of(rows))
@@ -196,6 +206,15 @@ class ProfilePass:
             )
         total = float(len(x)) if weight is None else float(weight.sum())
         return Profile(len(x), total, mean, scatter, x.min(axis=0), x.max(axis=0), sample)
+
+    def digest(self, rows: Rows) -> int:
+        """The digest of some rows, if digests are asked for."""
+        return sum(map(self.digest_of, self.tiles(rows))) % 2**64 if self.digested else 0
+
+    def digest_of(self, tile: Rows, xp: Any = np) -> int:
+        """The digest of rows in float64, arrays of ``xp``."""
+        offsets = xp.arange(tile.n_rows) if tile.offsets is None else xp.asarray(tile.offsets)
+        return digest_rows(tile.x, offsets + tile.first_row, tile.weight, tile.labels, xp)
 
     @property
     def piece_rows(self) -> int:

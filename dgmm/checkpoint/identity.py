@@ -1,7 +1,7 @@
 """What fit a checkpoint is of: the rows, the arguments, the machine; and how two of them differ.
 
 The rows are identified by their profile, which every fit takes anyway and which every row enters:
-moments, extremes and the sample, to the bit.
+moments, extremes, the sample and a digest of all rows, to the bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def digest(value: Any) -> str:
 
 
 def data_identity(dataset: Dataset, profile: Profile) -> dict[str, Any]:
-    """What does not depend on the processor: shapes, blocks, extremes and the sample.
+    """What does not depend on the processor: shapes, blocks, extremes, sample and digest.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def data_identity(dataset: Dataset, profile: Profile) -> dict[str, Any]:
         "greatest values": digest(profile.most),
         "sampled rows": _digest_of(profile.sample),
         "labelled sample": None if known is None else _digest_of(known),
+        "all rows": f"{profile.digest:016x}",
     }
 
 

@@ -364,6 +364,33 @@ def test_a_row_that_is_not_in_the_sample_counts_too(
             fitted(x, checkpoint=tmp_path)
 
 
+def test_rows_exchanged_for_one_another_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgmm.fitting.sample_size", lambda *_, **__: 4)
+    # Small integers: sums of them are exact in any order.
+    x = np.random.default_rng(0).integers(0, 9, (len(X), 2)).astype(np.float64)
+    labels = np.full(len(X), -1)
+    labels[::7] = np.arange(len(labels[::7])) % 3
+
+    def fit(x: np.ndarray, labels: np.ndarray) -> None:
+        estimator(**ARGUMENTS, checkpoint=tmp_path).fit(x, labels=labels)
+
+    fit(x, labels)
+    fit(x, labels)
+    for at in range(0, len(X) - 1, 3):
+        swapped = x.copy()
+        swapped[[at, at + 1]] = swapped[[at + 1, at]]
+        if np.array_equal(swapped, x):
+            continue
+        with pytest.raises(CheckpointMismatchError, match=r"the data: .*all rows was"):
+            fit(swapped, labels)
+    relabelled = labels.copy()
+    relabelled[[0, 7]] = relabelled[[7, 0]]
+    with pytest.raises(CheckpointMismatchError, match=r"the data: .*all rows was"):
+        fit(x, relabelled)
+
+
 def test_other_weights_are_named(tmp_path: Path) -> None:
     weight = np.linspace(1, 2, len(X))
     gm = estimator(**ARGUMENTS, checkpoint=tmp_path)

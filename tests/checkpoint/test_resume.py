@@ -126,6 +126,12 @@ def test_a_selection_goes_on(tmp_path: Path) -> None:
     again = dgmm.select_model(X, (2, 3), **kept, resume="must", max_iter=8)
     assert again.table.to_dicts() == whole.table.to_dicts()
     same_bits(again.best_, whole.best_)
+    # A row of either side in another place.
+    for row in range(4):
+        other = X.copy()
+        other[[row, row + 1]] = other[[row + 1, row]]
+        with pytest.raises(dgmm.CheckpointMismatchError, match="all rows was"):
+            dgmm.select_model(other, (2, 3), **kept, max_iter=8)
     for other in ({"holdout": 0.2}, {"covariance_types": ("full", "diag")}):
         with pytest.raises(dgmm.CheckpointMismatchError, match=next(iter(other))[:10]):
             dgmm.select_model(X, (2, 3), **kept | other, max_iter=8)

@@ -119,7 +119,7 @@ def test_weights_and_several_restarts(cupy):
 def test_the_profile_on_a_device(weighted, dense, cupy):
     cupy()
     weight = np.random.default_rng(5).integers(0, 3, 200).astype(float) if weighted else None
-    task = profile_task(X, size=20, weighted=weighted, dense=dense)
+    task = profile_task(X, size=20, weighted=weighted, dense=dense, digested=True)
     dataset = dgmm.open_dataset(X, block_bytes=40 * 60)
     if weighted:
         dataset = dataset.with_weights(weight)
@@ -130,6 +130,7 @@ def test_the_profile_on_a_device(weighted, dense, cupy):
     right, there = found
     for name in ("mean", "scatter", "least", "most", "weight", "n_rows"):
         np.testing.assert_allclose(getattr(there, name), getattr(right, name), rtol=1e-12)
+    assert there.digest == right.digest != 0
     np.testing.assert_array_equal(there.sample.rows, right.sample.rows)
     np.testing.assert_array_equal(there.sample.x, right.sample.x)
 
