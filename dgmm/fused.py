@@ -17,7 +17,7 @@ from dgmm.compiled import FusedStep
 from dgmm.data.dataset import Rows
 from dgmm.fused_cuda import FusedOnDevice, WideOnDevice
 from dgmm.kernels import FeatureKernel, Kernel, Member
-from dgmm.posterior import Expectation, Posterior, PosteriorPolicy
+from dgmm.posterior import Expectation, PosteriorPolicy
 from dgmm.scalars import Scalars
 from dgmm.screened import Screened
 from dgmm.statistics import SufficientStatistics
@@ -138,9 +138,9 @@ class _Compiled:
         self._step.start()
         for tile in rows.counted_tiles(self._tile):
             with np.errstate(all="ignore"):
-                tops, totals = self._step.add(_readable(to_host(tile.x)), tile.weight)
-            for scalar, top, total in zip(scalars, tops, totals, strict=True):
-                scalar.add(Posterior.of_softmax(top, total, np), tile.weight, tile)
+                tallies, densities = self._step.add(_readable(to_host(tile.x)), tile.weight)
+            for scalar, tally, density in zip(scalars, tallies.tolist(), densities, strict=True):
+                scalar.add_tally(*tally, density, tile)
         start = 0
         for member, size, scalar in zip(self._members, self._sizes, scalars, strict=True):
             moments = self._step.sums[start : start + size].copy()

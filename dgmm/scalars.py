@@ -6,6 +6,7 @@ another.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +64,31 @@ class Scalars:
         if weight is not None:
             log_density, log_assignment = log_density * weight, log_assignment * weight
         total = float(log_density.sum(dtype=np.float64))
-        if not np.isfinite(total):
+        assignment = float(log_assignment.sum(dtype=np.float64))
+        mass = tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
+        self.add_tally(total, assignment, mass, peak, log_density, tile)
+
+    def add_tally(
+        self,
+        log_likelihood: float,
+        log_assignment: float,
+        weight: float,
+        peak: float,
+        log_density: Any,
+        tile: Rows,
+    ) -> None:
+        """Sum up the sums of a tile; the densities of its rows find the bad one.
+
+        Raises
+        ------
+        InvalidDataError
+            If a row has no finite density.
+        """
+        if not math.isfinite(log_likelihood):
             raise bad_row(tile, first_bad(log_density))
-        self.log_likelihood += total
-        self.log_assignment += float(log_assignment.sum(dtype=np.float64))
-        self.weight += tile.n_rows if weight is None else float(weight.sum(dtype=np.float64))
+        self.log_likelihood += log_likelihood
+        self.log_assignment += log_assignment
+        self.weight += weight
         self.n_rows += tile.n_rows
         self.peak = max(self.peak, peak)
 

@@ -1,7 +1,7 @@
 """Loops that numba compiles, where array calls leave much of a processor unused.
 
 :mod:`~dgmm.compiled.loops` walks over a tile once where array calls take one walk for each
-operation; :mod:`~dgmm.compiled.products` multiplies matrices of few rows, for which BLAS is not
+operation, :mod:`~dgmm.compiled.softmax` the exponentials; :mod:`~dgmm.compiled.products` multiplies matrices of few rows, for which BLAS is not
 made; :mod:`~dgmm.compiled.fused` does a whole E-step with both.
 """
 
@@ -11,8 +11,8 @@ from dgmm.compiled.loops import (
     centre_loop,
     products_loop,
     require,
-    softmax_loop,
 )
+from dgmm.compiled.softmax import softmax_loop
 
 __all__ = [
     "LIBRARY_BYTES",

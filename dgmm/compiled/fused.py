@@ -21,9 +21,9 @@ from dgmm.compiled.loops import (
     jit,
     products_loop,
     signature,
-    softmax_loop,
 )
 from dgmm.compiled.products import add_outer, add_product, padded
+from dgmm.compiled.softmax import N_TALLIED, softmax_loop, tally_loop
 from dgmm.features import Layout
 
 __all__ = ["FusedStep"]
@@ -89,7 +89,7 @@ class FusedStep:
         self._largest = _zeros((2, _RUN), dtype)
         self._sums = np.zeros(self._theta.shape)
         # Kept, because large arrays cost a page fault for every 4 KiB whenever they are made anew.
-        self._found = np.empty((2, len(sizes), most_rows), dtype)
+        self._density = np.empty((len(sizes), most_rows), dtype)
 
     @staticmethod
     def fits(n_stacked: int, n_coefficients: int, itemsize: int) -> bool:
@@ -123,21 +123,24 @@ class FusedStep:
 
         Returns
         -------
-        top, total : arrays of shape (n_mixtures, n_rows)
-            As of :meth:`dgmm.backend.Backend.softmax`, for each mixture. The next call writes them
-            over.
+        tallies : array of shape (n_mixtures, 4), float64
+            Of the rows given: Σ w log p(x), Σ w log max_k r_k, Σ w, max log p(x).
+        density : array of shape (n_mixtures, n_rows)
+            log p(x). The next call writes it over.
         """
         is_white = bool(self._whitening.size)
         narrow = self._dtype == x.dtype.name == "float32" and not is_white
         origin = self._origin.astype(np.float32 if narrow else np.float64)
-        weights = np.empty(0) if weight is None else weight
+        weights = np.empty(0) if weight is None else np.asarray(weight, np.float64)
+        tallies = np.zeros((len(self._bounds) - 1, N_TALLIED))
+        tallies[:, 3] = -np.inf
         step = _step(x.dtype.name, self._dtype, is_white, self._has_norm)
         step(
-            x, weights.astype(self._dtype), origin, self._whitening, self._theta, self._bounds,
+            x, weights, origin, self._whitening, self._theta, self._bounds,
             *self._factors, self._whitened, self._features, self._joint, self._largest,
-            self._sums, self._found,
+            self._sums, self._density, tallies,
         )  # fmt: skip
-        return self._found[0, :, : x.shape[0]], self._found[1, :, : x.shape[0]]
+        return tallies, self._density[:, : x.shape[0]]
 
 
 @compiled_once
@@ -171,12 +174,12 @@ def _load(stored: str, dtype: str, is_white: bool) -> Any:
 def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
     """The loop of :meth:`FusedStep.add`."""
     load, fill, softmax = _load(stored, dtype, is_white), products_loop(dtype), softmax_loop(dtype)
-    product, outer = add_product(), add_outer(dtype)
+    product, outer, tally = add_product(), add_outer(dtype), tally_loop(dtype)
 
     def step(
         x: Any, weights: Any, origin: Any, whitening: Any, theta: Any, bounds: Any,
         rows: Any, columns: Any, whitened: Any, features: Any, joint: Any, largest: Any,
-        sums: Any, found: Any,
+        sums: Any, density: Any, tallies: Any,
     ) -> None:  # fmt: skip
         n_rows, n_features = x.shape
         first = n_features + 2
@@ -192,8 +195,11 @@ def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
             product(theta, features, joint)
             for m in range(bounds.size - 1):
                 softmax(joint[bounds[m] : bounds[m + 1]], top, total)
-                found[0, m, start:stop] = top[: stop - start]
-                found[1, m, start:stop] = total[: stop - start]
+                tally(
+                    top[: stop - start], total[: stop - start],
+                    weights[start:stop] if weights.size else weights,
+                    density[m, start:stop], tallies[m],
+                )  # fmt: skip
             if weights.size:
                 weigh(joint, weights[start:stop])
             # What a short run leaves of the one before it counts for nothing.
@@ -214,9 +220,9 @@ def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
     narrow = stored == dtype == "float32" and not is_white
     compiled: Loop = jit(
         signature(
-            read.copy(readonly=True), vector, vector if narrow else doubles, double_matrix, matrix,
+            read.copy(readonly=True), doubles, vector if narrow else doubles, double_matrix, matrix,
             index, places, places, double_matrix.copy(ndim=3), matrix, matrix, matrix,
-            double_matrix, matrix.copy(ndim=3),
+            double_matrix, matrix, double_matrix,
         )
     )(step)  # fmt: skip
     return compiled

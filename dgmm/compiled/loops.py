@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import threading
 from collections.abc import Callable
 from functools import cache, wraps
@@ -29,7 +28,6 @@ __all__ = [
     "products_loop",
     "require",
     "signature",
-    "softmax_loop",
 ]
 
 Loop = Callable[..., None]
@@ -40,16 +38,6 @@ LIBRARY_BYTES = 208 * 2**20
 # Rows that are taken through all steps together. Shorter runs lose to what a slice costs, longer
 # ones to the first cache (measured from 64 to 1024, for 16 components).
 _RUN = 128
-
-# Of exp(x) = 2^k exp(r), |r| <= ln(2)/2: the magic number that rounds x/ln 2 to k in the low bits
-# of a sum, ln 2 in two parts (Cody and Waite 1980, chapter 6) and the least argument with a normal
-# result. Taylor's series goes to the degree after which the rest is below a unit in the last place.
-_EXP: dict[str, tuple[float, float, float, float]] = {
-    "float64": (1.5 * 2.0**52, 6.93147180369123816490e-01, 1.90821492927058770002e-10, -708.0),
-    "float32": (1.5 * 2.0**23, 0.693359375, -2.12194440e-4, -87.0),
-}
-_DEGREE = {"float64": 13, "float32": 7}
-
 
 _COMPILING = threading.RLock()
 
@@ -112,104 +100,6 @@ def array_types(dtype: str) -> tuple[Any, Any, Any]:
     numba = importlib.import_module("numba")
     scalar = getattr(numba.types, dtype)
     return scalar, scalar[::1], scalar[:, ::1]
-
-
-@compiled_once
-def _exp(dtype: str) -> Any:
-    """exp(x) for x <= 0: 0 where the result would be subnormal, NaN for NaN."""
-    numba = importlib.import_module("numba")
-    real = np.dtype(dtype).type
-    magic, high, low, least = (real(one) for one in _EXP[dtype])
-    degree = _DEGREE[dtype]
-    mantissa = 52 if dtype == "float64" else 23
-    per_octave, zero = real(1 / math.log(2)), real(0)
-
-    @numba.extending.intrinsic
-    def times_power(_context: Any, value: Any, shifted: Any) -> Any:
-        """``value · 2^k``, where k stands in the low bits of ``shifted``."""
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            bits = numba.types.int64 if mantissa == 52 else numba.types.int32
-            kind = context.get_value_type(bits)
-            number, power = (builder.bitcast(argument, kind) for argument in arguments)
-            raised = builder.add(number, builder.shl(power, kind(mantissa)))
-            return builder.bitcast(raised, context.get_value_type(signature.return_type))
-
-        return value(value, shifted), generate
-
-    factors = tuple(real(1 / math.factorial(n)) for n in range(degree - 1, -1, -1))
-    first = real(1 / math.factorial(degree))
-
-    @numba.njit(inline="always", fastmath={"contract"})
-    def exp(x: Any) -> Any:
-        bounded = least if x < least else x
-        shifted = bounded * per_octave + magic
-        power = shifted - magic
-        rest = (bounded - power * high) - power * low
-        value = first
-        for factor in numba.literal_unroll(factors):
-            value = value * rest + factor
-        value = times_power(value, shifted)
-        value = zero if x < least else value
-        return value if x == x else x  # noqa: PLR0124
-
-    return exp
-
-
-@compiled_once
-def _steps(dtype: str) -> tuple[Any, Any, Any]:
-    """Of a softmax, for one component: the maximum so far, the exponential, the normalisation."""
-    exp = _exp(dtype)
-
-    @jit()
-    def take_largest(values: Any, tops: Any) -> None:
-        for j in range(tops.size):
-            tops[j] = values[j] if values[j] > tops[j] else tops[j]
-
-    @jit()
-    def exponentiate(values: Any, tops: Any, totals: Any) -> None:
-        for j in range(tops.size):
-            value = exp(values[j] - tops[j])
-            values[j] = value
-            totals[j] += value
-
-    @jit()
-    def scale(values: Any, factors: Any) -> None:
-        for j in range(values.size):
-            values[j] *= factors[j]
-
-    return take_largest, exponentiate, scale
-
-
-@compiled_once
-def softmax_loop(dtype: str) -> Loop:
-    """``(log_joint (K, n), top (n,), total (n,))``: responsibilities in place of log_joint.
-
-    ``top`` becomes the maximum of a row and ``total`` the sum of its exponentials below it.
-    """
-    take_largest, exponentiate, scale = _steps(dtype)
-    zero, one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
-    _, vector, matrix = array_types(dtype)
-
-    def softmax(log_joint: Any, top: Any, total: Any) -> None:
-        n_components, n_rows = log_joint.shape
-        inverses = np.empty(_RUN, top.dtype)
-        for start in range(0, n_rows, _RUN):
-            stop = min(start + _RUN, n_rows)
-            tops, totals = top[start:stop], total[start:stop]
-            tops[:] = log_joint[0, start:stop]
-            totals[:] = zero
-            for k in range(1, n_components):
-                take_largest(log_joint[k, start:stop], tops)
-            for k in range(n_components):
-                exponentiate(log_joint[k, start:stop], tops, totals)
-            for j in range(tops.size):
-                inverses[j] = one / totals[j]
-            for k in range(n_components):
-                scale(log_joint[k, start:stop], inverses)
-
-    compiled: Loop = jit(signature(matrix, vector, vector))(softmax)
-    return compiled
 
 
 @compiled_once
