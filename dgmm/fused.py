@@ -137,10 +137,10 @@ class _Compiled:
         scalars = [Scalars(self._backend) for _ in self._members]
         self._step.start()
         for tile in rows.counted_tiles(self._tile):
-            with np.errstate(all="ignore"):
-                tallies, densities = self._step.add(_readable(to_host(tile.x)), tile.weight)
-            for scalar, tally, density in zip(scalars, tallies.tolist(), densities, strict=True):
-                scalar.add_tally(*tally, density, tile)
+            tallies, densities = self._step.add(_readable(to_host(tile.x)), tile.weight)
+            for scalar, sums, density in zip(scalars, tallies.tolist(), densities, strict=True):
+                log_likelihood, log_assignment, weight, peak = sums
+                scalar.add_tally(log_likelihood, log_assignment, weight, peak, density, tile)
         start = 0
         for member, size, scalar in zip(self._members, self._sizes, scalars, strict=True):
             moments = self._step.sums[start : start + size].copy()

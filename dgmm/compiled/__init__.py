@@ -1,8 +1,9 @@
 """Loops that numba compiles, where array calls leave much of a processor unused.
 
 :mod:`~dgmm.compiled.loops` walks over a tile once where array calls take one walk for each
-operation, :mod:`~dgmm.compiled.softmax` the exponentials; :mod:`~dgmm.compiled.products` multiplies matrices of few rows, for which BLAS is not
-made; :mod:`~dgmm.compiled.fused` does a whole E-step with both.
+operation, :mod:`~dgmm.compiled.softmax` does so with the exponentials of
+:mod:`~dgmm.compiled.elementary`; :mod:`~dgmm.compiled.products` multiplies matrices of few rows,
+for which BLAS is not made; :mod:`~dgmm.compiled.fused` does a whole E-step with all of them.
 """
 
 from dgmm.compiled.fused import FusedStep

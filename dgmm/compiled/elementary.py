@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
-from dgmm.compiled.loops import compiled_once, jit
+from dgmm.compiled.loops import compiled_once
 
 __all__ = ["exp_loop", "log_loop"]
 
@@ -133,11 +133,13 @@ def _parts(dtype: str) -> Any:
     @numba.extending.intrinsic
     def parts(_context: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = context.get_value_type(numba.types.int64 if mantissa == 52 else numba.types.int32)
+            kind = context.get_value_type(
+                numba.types.int64 if mantissa == 52 else numba.types.int32
+            )
             number = context.get_value_type(signature.args[0])
-            bits = builder.bitcast(arguments[0], kind)
-            exponent = builder.ashr(builder.sub(bits, kind(half)), kind(mantissa))
-            fraction = builder.sub(bits, builder.shl(exponent, kind(mantissa)))
+            whole = builder.bitcast(arguments[0], kind)
+            exponent = builder.ashr(builder.sub(whole, kind(half)), kind(mantissa))
+            fraction = builder.sub(whole, builder.shl(exponent, kind(mantissa)))
             found = builder.sitofp(exponent, number), builder.bitcast(fraction, number)
             return context.make_tuple(builder, signature.return_type, found)
 

@@ -19,6 +19,7 @@ from dgmm.compiled.loops import (
     centre_loop,
     compiled_once,
     jit,
+    prefetch_loop,
     products_loop,
     signature,
 )
@@ -41,6 +42,8 @@ _MOST_BYTES = 1360 * 2**10
 # BLAS, which shares a loaded feature among more components, is as fast from 64 on with AVX-512 and
 # from about 32 on without.
 _MOST_COMPONENTS = 32
+
+_NO_WEIGHTS = np.empty(0)
 
 
 class FusedStep:
@@ -90,6 +93,8 @@ class FusedStep:
         self._sums = np.zeros(self._theta.shape)
         # Kept, because large arrays cost a page fault for every 4 KiB whenever they are made anew.
         self._density = np.empty((len(sizes), most_rows), dtype)
+        self._tallies = np.empty((len(sizes), N_TALLIED))
+        self._loops: dict[np.dtype[Any], tuple[Loop, Array]] = {}
 
     @staticmethod
     def fits(n_stacked: int, n_coefficients: int, itemsize: int) -> bool:
@@ -126,21 +131,25 @@ class FusedStep:
         tallies : array of shape (n_mixtures, 4), float64
             Of the rows given: Σ w log p(x), Σ w log max_k r_k, Σ w, max log p(x).
         density : array of shape (n_mixtures, n_rows)
-            log p(x). The next call writes it over.
+            log p(x). The next call writes both over.
         """
-        is_white = bool(self._whitening.size)
-        narrow = self._dtype == x.dtype.name == "float32" and not is_white
-        origin = self._origin.astype(np.float32 if narrow else np.float64)
-        weights = np.empty(0) if weight is None else np.asarray(weight, np.float64)
-        tallies = np.zeros((len(self._bounds) - 1, N_TALLIED))
-        tallies[:, 3] = -np.inf
-        step = _step(x.dtype.name, self._dtype, is_white, self._has_norm)
+        step, origin = self._loops.get(x.dtype) or self._loop_for(x.dtype)
         step(
-            x, weights, origin, self._whitening, self._theta, self._bounds,
+            x, _NO_WEIGHTS if weight is None else np.asarray(weight, np.float64),
+            origin, self._whitening, self._theta, self._bounds,
             *self._factors, self._whitened, self._features, self._joint, self._largest,
-            self._sums, self._density, tallies,
+            self._sums, self._density, self._tallies,
         )  # fmt: skip
-        return tallies, self._density[:, : x.shape[0]]
+        return self._tallies, self._density[:, : x.shape[0]]
+
+    def _loop_for(self, stored: np.dtype[Any]) -> tuple[Loop, Array]:
+        """The loop for rows of a dtype, and the origin in the dtype of the difference."""
+        is_white = bool(self._whitening.size)
+        narrow = self._dtype == stored.name == "float32" and not is_white
+        origin = self._origin.astype(np.float32 if narrow else np.float64)
+        found = _step(stored.name, self._dtype, is_white, self._has_norm), origin
+        self._loops[stored] = found
+        return found
 
 
 @compiled_once
@@ -175,6 +184,7 @@ def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
     """The loop of :meth:`FusedStep.add`."""
     load, fill, softmax = _load(stored, dtype, is_white), products_loop(dtype), softmax_loop(dtype)
     product, outer, tally = add_product(), add_outer(dtype), tally_loop(dtype)
+    prefetch = prefetch_loop()
 
     def step(
         x: Any, weights: Any, origin: Any, whitening: Any, theta: Any, bounds: Any,
@@ -185,9 +195,12 @@ def _step(stored: str, dtype: str, is_white: bool, has_norm: bool) -> Loop:
         first = n_features + 2
         top, total = largest[0], largest[1]
         z = features[1 : n_features + 1]
+        tallies[:, :-1] = 0
+        tallies[:, -1] = -np.inf
         for start in range(0, n_rows, _RUN):
             stop = min(start + _RUN, n_rows)
             load(x[start:stop], origin, whitening, whitened, z)
+            prefetch(x[stop : min(stop + _RUN, n_rows)])
             if has_norm:
                 values = features[first : first + rows.size]
                 fill(z, rows, columns, features[first - 1], values)

@@ -24,8 +24,8 @@ N_TALLIED = 4
 
 
 @compiled_once
-def _largest(dtype: str) -> Any:
-    """``tops`` becomes the largest of itself and each of four or of one."""
+def _take_largest() -> Any:
+    """``(values (K, n), start, stop, tops)``: ``tops`` becomes the largest of each column."""
 
     @jit()
     def of_four(a: Any, b: Any, c: Any, d: Any, tops: Any) -> None:
@@ -40,16 +40,29 @@ def _largest(dtype: str) -> Any:
         for j in range(tops.size):
             tops[j] = a[j] if a[j] > tops[j] else tops[j]
 
-    return of_four, of_one
+    @jit()
+    def take_largest(values: Any, start: int, stop: int, tops: Any) -> None:
+        fours = values.shape[0] - values.shape[0] % 4
+        tops[:] = values[0, start:stop]
+        for k in range(0, fours, 4):
+            of_four(
+                values[k, start:stop], values[k + 1, start:stop],
+                values[k + 2, start:stop], values[k + 3, start:stop], tops,
+            )  # fmt: skip
+        for k in range(fours, values.shape[0]):
+            of_one(values[k, start:stop], tops)
+
+    return take_largest
 
 
 @compiled_once
-def _exponentials(dtype: str) -> Any:
-    """Exponentials below ``tops`` in place of two or of one, added to ``totals``.
+def _exponentiate(dtype: str) -> Any:
+    """``(values (K, n), start, stop, tops, totals)``: exponentials below ``tops``, and their sums.
 
-    Of more, LLVM would have to check too many arrays for overlap to make vectors of them.
+    They are written in place, of two components at a time: of more, LLVM would have to check too
+    many arrays for overlap to make vectors of them.
     """
-    exp = exp_loop(dtype)
+    exp, zero = exp_loop(dtype), np.dtype(dtype).type(0)
 
     @jit()
     def of_two(a: Any, b: Any, tops: Any, totals: Any) -> None:
@@ -66,7 +79,16 @@ def _exponentials(dtype: str) -> Any:
             a[j] = value
             totals[j] += value
 
-    return of_two, of_one
+    @jit()
+    def exponentiate(values: Any, start: int, stop: int, tops: Any, totals: Any) -> None:
+        twos = values.shape[0] - values.shape[0] % 2
+        totals[:] = zero
+        for k in range(0, twos, 2):
+            of_two(values[k, start:stop], values[k + 1, start:stop], tops, totals)
+        for k in range(twos, values.shape[0]):
+            of_one(values[k, start:stop], tops, totals)
+
+    return exponentiate
 
 
 @compiled_once
@@ -75,9 +97,8 @@ def softmax_loop(dtype: str) -> Loop:
 
     ``top`` becomes the maximum of a row and ``total`` the sum of its exponentials below it.
     """
-    largest_of_four, largest_of_one = _largest(dtype)
-    exponentials_of_two, exponentials_of_one = _exponentials(dtype)
-    zero, one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
+    take_largest, exponentiate = _take_largest(), _exponentiate(dtype)
+    one = np.dtype(dtype).type(1)
     _, vector, matrix = array_types(dtype)
 
     @jit()
@@ -88,25 +109,11 @@ def softmax_loop(dtype: str) -> Loop:
     def softmax(log_joint: Any, top: Any, total: Any) -> None:
         n_components, n_rows = log_joint.shape
         inverses = np.empty(_RUN, top.dtype)
-        twos, fours = n_components - n_components % 2, n_components - n_components % 4
         for start in range(0, n_rows, _RUN):
             stop = min(start + _RUN, n_rows)
             tops, totals = top[start:stop], total[start:stop]
-            tops[:] = log_joint[0, start:stop]
-            totals[:] = zero
-            for k in range(0, fours, 4):
-                largest_of_four(
-                    log_joint[k, start:stop], log_joint[k + 1, start:stop],
-                    log_joint[k + 2, start:stop], log_joint[k + 3, start:stop], tops,
-                )  # fmt: skip
-            for k in range(fours, n_components):
-                largest_of_one(log_joint[k, start:stop], tops)
-            for k in range(0, twos, 2):
-                exponentials_of_two(
-                    log_joint[k, start:stop], log_joint[k + 1, start:stop], tops, totals
-                )
-            for k in range(twos, n_components):
-                exponentials_of_one(log_joint[k, start:stop], tops, totals)
+            take_largest(log_joint, start, stop, tops)
+            exponentiate(log_joint, start, stop, tops, totals)
             for j in range(tops.size):
                 inverses[j] = one / totals[j]
             for k in range(n_components):
@@ -122,7 +129,7 @@ def tally_loop(dtype: str) -> Any:
 
     ``density`` becomes log p(x), and the sums are those of :data:`N_TALLIED`.
     """
-    log = log_loop(dtype)
+    log, add, largest = log_loop(dtype), _add_sums(), _largest()
 
     @jit()
     def densities(top: Any, total: Any, density: Any) -> None:
@@ -131,8 +138,21 @@ def tally_loop(dtype: str) -> Any:
             total[j] = logarithm
             density[j] = top[j] + logarithm
 
+    @jit()
+    def tally(top: Any, total: Any, weights: Any, density: Any, sums: Any) -> None:
+        densities(top, total, density)
+        add(density, total, weights, sums)
+        sums[3] = max(sums[3], np.float64(largest(density)))
+
+    return tally
+
+
+@compiled_once
+def _add_sums() -> Any:
+    """``(density (n,), logarithm (n,), weights (n,) or (0,), sums)``: the first three sums."""
+
     @jit(regroup=True)
-    def add(density: Any, logarithm: Any, sums: Any) -> None:
+    def plain(density: Any, logarithm: Any, sums: Any) -> None:
         likelihood = assignment = 0.0
         for j in range(density.size):
             likelihood += np.float64(density[j])
@@ -142,7 +162,7 @@ def tally_loop(dtype: str) -> Any:
         sums[2] += density.size
 
     @jit(regroup=True)
-    def add_weighted(density: Any, logarithm: Any, weights: Any, sums: Any) -> None:
+    def weighted(density: Any, logarithm: Any, weights: Any, sums: Any) -> None:
         likelihood = assignment = weight = 0.0
         for j in range(density.size):
             likelihood += np.float64(density[j]) * weights[j]
@@ -152,20 +172,23 @@ def tally_loop(dtype: str) -> Any:
         sums[1] += assignment
         sums[2] += weight
 
+    @jit()
+    def add(density: Any, logarithm: Any, weights: Any, sums: Any) -> None:
+        if weights.size:
+            weighted(density, logarithm, weights, sums)
+        else:
+            plain(density, logarithm, sums)
+
+    return add
+
+
+@compiled_once
+def _largest() -> Any:
     @jit(regroup=True)
-    def largest(density: Any) -> Any:
-        most = density[0]
-        for j in range(density.size):
-            most = density[j] if density[j] > most else most
+    def largest(values: Any) -> Any:
+        most = values[0]
+        for j in range(values.size):
+            most = values[j] if values[j] > most else most
         return most
 
-    @jit()
-    def tally(top: Any, total: Any, weights: Any, density: Any, sums: Any) -> None:
-        densities(top, total, density)
-        if weights.size:
-            add_weighted(density, total, weights, sums)
-        else:
-            add(density, total, sums)
-        sums[3] = max(sums[3], np.float64(largest(density)))
-
-    return tally
+    return largest

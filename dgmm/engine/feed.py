@@ -5,7 +5,8 @@ the blocks in order, so the window bounds the memory and at most ``span`` parts 
 first one unfinished and the last one begun, which bounds the nodes that wait in the tree (and the
 values of a stream). Where the task is cut into slices (:mod:`dgmm.engine.spreading`), a part is
 given out once for each and read once for all. A feed serves one pass. Its readers may start before
-the pass does: nothing but the window limits how far ahead they are.
+the pass does: nothing but the window limits how far ahead they are. Blocks that are in memory
+already need none: whoever takes their first part opens them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from dgmm.data.dataset import Rows
 from dgmm.engine.cache import BlockCache
+from dgmm.engine.memory import READERS
 from dgmm.engine.work import BlockWork, load
 from dgmm.errors import InvalidDataError
 
@@ -99,6 +101,12 @@ class Feed:
         self._next = Lease(0, 0, 0)
         self._stopped = False
         self._error: BaseException | None = None
+        self._is_resident = loader is None and all(item.block.is_resident for item in work)
+
+    @property
+    def n_readers(self) -> int:
+        """Threads that it has work for."""
+        return 0 if self._is_resident else min(READERS, self._window)
 
     def read_ahead(self) -> None:
         """Read until all is read or the feed is stopped: the body of a reader thread."""
@@ -119,9 +127,17 @@ class Feed:
             if self._stopped or self._next.position == len(self._work):
                 return None
             lease = self._next
+            if lease.position not in self._rows:
+                self._open(lease.position)
             self._unfinished.add(lease.number)
             self._advance()
             return lease
+
+    def _open(self, position: int) -> None:
+        """Make a block that is in memory ready to be given out."""
+        item = self._work[position]
+        self._rows[position] = load(item.block)
+        self._unevaluated[position] = self._slices * len(item.parts)
 
     def rows(self, lease: Lease) -> Rows:
         """The rows of a part, as views into its block."""
@@ -239,7 +255,8 @@ class Feed:
         if self._stopped or lease.position == len(self._work):
             return True
         oldest = min(self._unfinished, default=lease.number)
-        return lease.position in self._rows and lease.number - oldest < self._span
+        is_there = self._is_resident or lease.position in self._rows
+        return is_there and lease.number - oldest < self._span
 
     def _advance(self) -> None:
         number, position, part, current = self._next

@@ -146,10 +146,14 @@ class LocalSession:
             n_kept = len(selection.work) if keep else 0
             other = {"results kept by block": n_kept * task.result_bytes}
             readers, feed = self._fed(pool, slices, selection, replace(self._demand, other=other))
-            _finish(feed, readers + _compute(pool, self.plan, feed, slices, deliver))
+            # This thread computes as well: waking another costs more than a small part does.
+            n_threads = min(self.plan.n_threads, len(slices) * selection.shape.n_leaves)
+            others = _compute(pool, n_threads - 1, feed, slices, deliver)
+            evaluate_parts(feed, slices, deliver)
+            _finish(feed, readers + others)
             self._count(feed)
             feed.check()
-            if again and selection is self._everything:
+            if again and selection is self._everything and feed.n_readers:
                 self._ahead = self._begin_to_read(pool, selection, len(slices))
             self.counters.passes += 1
             self.counters.slices = max(self.counters.slices, len(slices))
@@ -181,7 +185,8 @@ class LocalSession:
         # A pool of its own: the consumer may run passes between two values.
         with single_threaded_blas(), ThreadPoolExecutor(self._n_threads + READERS) as pool:
             readers, feed = self._fed(pool, (task,), pieces, demand)
-            threads = readers + _compute(pool, self.plan, feed, (task,), feed.put, devices)
+            n = self.plan.n_threads
+            threads = readers + _compute(pool, n, feed, (task,), feed.put, devices)
             try:
                 yield from feed.values()
             except Exception as error:
@@ -283,7 +288,7 @@ class LocalSession:
             cache=self._cache,
             slices=n_slices,
         )
-        readers = [pool.submit(feed.read_ahead) for _ in range(min(READERS, plan.window))]
+        readers = [pool.submit(feed.read_ahead) for _ in range(feed.n_readers)]
         return _Ahead(selection, plan, n_slices, feed, readers)
 
     def _drop_ahead(self) -> None:
@@ -347,17 +352,17 @@ def _discard(ahead: _Ahead | None) -> None:
 
 def _compute(
     pool: ThreadPoolExecutor,
-    plan: MemoryPlan,
+    n_threads: int,
     feed: Feed,
     slices: Sequence[BlockTask[Any]],
     deliver: Callable[[Lease, Any], None],
     devices: Sequence[str] = (),
 ) -> list[Future[None]]:
-    """Start the compute threads of a pass, on the devices in turn; none of them raises."""
+    """Start compute threads of a pass, on the devices in turn; none of them raises."""
     try:
         return [
             pool.submit(evaluate_parts, feed, _on(slices, devices, i), deliver)
-            for i in range(plan.n_threads)
+            for i in range(n_threads)
         ]
     except BaseException:
         feed.stop()

@@ -16,7 +16,9 @@ import dgmm
 from dgmm import arrays, compiled
 from dgmm.arrays import COMPILED, resolve_device
 from dgmm.backend import Backend, CompiledBackend, backend_of
-from dgmm.compiled.loops import compiled_once
+from dgmm.compiled.elementary import log_loop
+from dgmm.compiled.loops import compiled_once, jit
+from dgmm.compiled.softmax import tally_loop
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.expectation import BatchPass, RowPass, plan_batch
@@ -65,6 +67,9 @@ def test_the_exponential_is_right_to_two_units(x, dtype):
         assert joint[1, 0] == pytest.approx(
             float(exact / (1 + exact)), rel=4 * float(np.finfo(dtype).eps)
         )
+    elif x >= -89:
+        # About the end of the normal numbers.
+        assert 0.0 <= joint[1, 0] <= 2e-38
     else:
         assert joint[1, 0] == 0.0
     assert total[0] == pytest.approx(float(1 + exact), rel=2 * float(np.finfo(dtype).eps))
@@ -226,3 +231,42 @@ def test_rows_that_lie_where_no_number_begins(dtype):
         task = BatchPass(kernels, policy, device=COMPILED)
         found, right = (task.evaluate(Rows(one), task.workspace()) for one in (crooked, x))
         np.testing.assert_array_equal(found.members[0].moments, right.members[0].moments)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_logarithm_is_right_to_three_units(dtype):
+    log = log_loop(dtype)
+
+    @jit()
+    def of_all(x, out):
+        for j in range(x.size):
+            out[j] = log(x[j])
+
+    rng = np.random.default_rng(8)
+    above = [10.0**-k * rng.standard_exponential(2000) for k in (-4, -1, 0, 1, 3, 6)]
+    x = (1.0 + np.concatenate([[0.0], *above])).astype(dtype)
+    found = np.empty_like(x)
+    of_all(x, found)
+    exact = np.log(x.astype("longdouble"))
+    unit = np.spacing(np.maximum(exact, np.finfo(dtype).tiny).astype(dtype))
+    assert found[0] == 0.0
+    assert float(np.max(np.abs(found - exact) / unit)) < 3.0
+    of_all(np.full(1, np.nan, dtype), found[:1])
+    assert np.isnan(found[0])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tallies_are_sums_of_logarithms(dtype, weighted):
+    rng = np.random.default_rng(9)
+    top = (10 * rng.normal(size=333)).astype(dtype)
+    total = (1 + 5 * rng.random(333)).astype(dtype)
+    weights = rng.random(333) if weighted else np.empty(0)
+    counts = weights if weighted else np.ones(333)
+    density, sums = np.empty_like(top), np.array([1.0, 2.0, 3.0, -np.inf])
+    logarithm = np.log(total.astype(float))
+    tally_loop(dtype)(top, total.copy(), weights, density, sums)
+    right = top + logarithm
+    np.testing.assert_allclose(density, right, atol=1e-5 if dtype == "float32" else 1e-14)
+    expected = [1 + counts @ right, 2 - counts @ logarithm, 3 + counts.sum(), density.max()]
+    np.testing.assert_allclose(sums, expected, rtol=1e-5 if dtype == "float32" else 1e-13)
