@@ -6,15 +6,21 @@ import importlib
 import importlib.util
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgmm.devices import gpu_count, why_no_gpu
+from dgmm.engine.dask_security import check_security, encryption
 from dgmm.errors import InvalidParameterError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from distributed import Security
 
 __all__ = ["gpu_cluster", "worker_specification"]
 
 
-def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
+def gpu_cluster(
+    n_gpus: int | None = None, *, security: Security | bool | None = None, **options: Any
+) -> Any:
     """Start a cluster with one worker and one thread for each GPU of this machine.
 
     That of ``dask-cuda`` where it is installed; otherwise plain workers, each of which sees one
@@ -24,6 +30,9 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
     ----------
     n_gpus : int, optional
         By default all that there are.
+    security : distributed.Security or True, optional
+        Encrypt what its processes say to each other, as ``security`` of :class:`dgmm.DaskEngine`
+        does. ``Client(cluster)`` finds the certificates.
     **options
         For ``dask_cuda.LocalCUDACluster`` or ``distributed.SpecCluster``.
 
@@ -37,7 +46,9 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
     MissingDependencyError
         If there is no GPU.
     InvalidParameterError
-        If there are fewer than ``n_gpus`` in ``CUDA_VISIBLE_DEVICES``.
+        If there are fewer than ``n_gpus`` in ``CUDA_VISIBLE_DEVICES``, or ``security`` is none.
+    EngineError
+        If certificates are missing, or files of them cannot be read.
 
     Examples
     --------
@@ -45,6 +56,7 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
     >>> engine = dgmm.DaskEngine(Client(dgmm.gpu_cluster()))             # doctest: +SKIP
     """
     count = gpu_count() if n_gpus is None else n_gpus
+    check_security(security, None)
     names = visible_names()
     if names and count > len(names):
         raise InvalidParameterError(
@@ -57,19 +69,33 @@ def gpu_cluster(n_gpus: int | None = None, **options: Any) -> Any:
         )
     if importlib.util.find_spec("dask_cuda") is not None:
         cluster = importlib.import_module("dask_cuda").LocalCUDACluster
-        return cluster(n_workers=count, threads_per_worker=1, **options)
+        return cluster(n_workers=count, threads_per_worker=1, **encryption(security), **options)
     from distributed import SpecCluster
+
+    found = encryption(security)
+    protocol, keys = found.get("protocol"), found.get("security")
+    of_each = {} if keys is None else {"protocol": protocol, "security": keys}
 
     # What a worker writes is its own log's; the caller's terminal is for warnings.
     options = {"silence_logs": logging.WARNING} | options
-    return SpecCluster(workers=worker_specification(count), scheduler=_scheduler(), **options)
+    if keys is not None:
+        options = {"security": keys} | options
+    return SpecCluster(
+        workers=worker_specification(count, **of_each), scheduler=_scheduler(**of_each), **options
+    )
 
 
-def worker_specification(n_gpus: int) -> dict[int, dict[str, Any]]:
+def worker_specification(n_gpus: int, **options: Any) -> dict[int, dict[str, Any]]:
     """Workers for ``distributed.SpecCluster``, each of which sees one device.
 
     One of those that this process sees: ``CUDA_VISIBLE_DEVICES`` of a job on a shared machine names
     what is its own.
+
+    Parameters
+    ----------
+    n_gpus : int
+    **options
+        Of each worker.
     """
     from distributed import Nanny
 
@@ -83,6 +109,7 @@ def worker_specification(n_gpus: int) -> dict[int, dict[str, Any]]:
                 "nthreads": 1,
                 "host": "127.0.0.1",
                 "dashboard_address": None,
+                **options,
                 "env": {
                     "CUDA_VISIBLE_DEVICES": names[number] if names else str(number),
                     "CUDA_DEVICE_ORDER": order,
@@ -99,10 +126,8 @@ def visible_names() -> list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
-def _scheduler() -> dict[str, Any]:
+def _scheduler(**options: Any) -> dict[str, Any]:
     from distributed import Scheduler
 
-    return {
-        "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": False},
-    }
+    place = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": False}
+    return {"cls": Scheduler, "options": {**place, **options}}

@@ -29,6 +29,21 @@ def test_every_worker_sees_a_device_of_its_own():
         assert set(client.nthreads().values()) == {1}
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("dask_cuda") is not None, reason="dask-cuda needs the devices"
+)
+def test_what_they_say_can_be_encrypted():
+    pytest.importorskip("cryptography")
+    with dgmm.gpu_cluster(2, security=True) as cluster, Client(cluster) as client:
+        assert cluster.scheduler_address.startswith("tls://")
+        addresses = client.scheduler_info()["workers"]
+        assert len(addresses) == 2
+        assert all(one.startswith("tls://") for one in addresses)
+        assert sorted(client.run(_visible).values()) == ["0", "1"]
+    with pytest.raises(dgmm.InvalidParameterError, match="security=str"):
+        dgmm.gpu_cluster(2, security="yes")
+
+
 def test_workers_share_out_the_devices_that_this_process_sees(monkeypatch):
     def seen():
         return [one["options"]["env"] for one in worker_specification(2).values()]

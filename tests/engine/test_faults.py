@@ -341,9 +341,7 @@ def test_a_client_that_connects_again_goes_on(client: Client, tmp_path: Path) ->
 
     def cut() -> None:
         eventually(lambda: not first.exists(), "the pass")
-        before = client.scheduler_comm
-        client.loop.add_callback(before.comm.abort)
-        eventually(lambda: client.scheduler_comm not in (None, before), "another connection")
+        _cut_connection(client)
         until.touch()
 
     thread = Thread(target=cut, daemon=True)
@@ -353,6 +351,78 @@ def test_a_client_that_connects_again_goes_on(client: Client, tmp_path: Path) ->
         thread.join(120)
         assert found == serial_oracle(dataset, ToyTask()).total
         assert session.counters.retries >= 1
+
+
+@dataclass(frozen=True)
+class PlacedTask(WaitingTask):
+    """A :class:`WaitingTask` that says in which process it was evaluated."""
+
+    def evaluate(self, rows: Rows, workspace: Any) -> Any:
+        return super().evaluate(rows, workspace), os.getpid()
+
+
+def _cut_connection(client: Client) -> None:
+    before = client.scheduler_comm
+    client.loop.add_callback(before.comm.abort)
+    eventually(lambda: client.scheduler_comm not in (None, before), "another connection")
+
+
+@pytest.mark.parametrize("trouble", ["killed", "cut off"])
+def test_a_stream_outlives_what_it_was_asked_of(
+    trouble: str, client: Client, tmp_path: Path
+) -> None:
+    dataset, first, until = toy((9,) * 12), tmp_path / "first", tmp_path / "until"
+    first.touch()
+    task = PlacedTask(row=50, until=str(until), first=str(first))
+    pids = worker_pids(client.cluster)
+
+    def cause() -> None:
+        eventually(lambda: not first.exists(), "the row that waits")
+        if trouble == "killed":
+            for pid in pids:
+                send(pid, signal.SIGKILL)
+        else:
+            _cut_connection(client)
+        until.touch()
+
+    thread = Thread(target=cause, daemon=True)
+    with DaskEngine(client).session(dataset) as session:
+        thread.start()
+        found = list(session.stream(task))
+        thread.join(120)
+    with dgmm.LocalEngine(1).session(dataset) as here:
+        expected = list(here.stream(ToyTask()))
+    assert [(row, trace) for row, (trace, _) in found] == expected
+    if trouble == "killed":
+        # Those that it began with are dead, and others went on.
+        assert {pid for _, (_, pid) in found} - set(pids)
+
+
+def test_a_question_is_asked_again_where_the_client_connects_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = DaskEngine(client).session(toy())
+    asked = []
+
+    def workers(*_: Any) -> Any:
+        asked.append(len(asked))
+        if len(asked) < 3:
+            raise CancelledError("the client had to connect again")
+        return found
+
+    cluster = session._cluster
+    found = cluster._find_workers()
+    monkeypatch.setattr(cluster, "_find_workers", workers)
+    assert cluster.workers() == found
+    assert len(asked) == 3
+    monkeypatch.setattr(cluster, "_find_workers", _never_again)
+    with pytest.raises(SchedulerLostError, match="connect again"):
+        cluster.workers()
+    session.close()
+
+
+def _never_again() -> None:
+    raise CancelledError("the client had to connect again")
 
 
 # ------------------------------------------------------------------------------------- attempts

@@ -107,6 +107,27 @@ def test_starts(start: Any, family: str, engines: list[Any], tmp_path: Path) -> 
     same_file(fit, engines, tmp_path)
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_every_family_starts_and_is_selected(
+    start: Any, engines: list[Any], tmp_path: Path
+) -> None:
+    tables = []
+
+    def select(engine: Any) -> dgmm.GaussianMixture:
+        found = dgmm.select_model(
+            rows(), [2, 3], covariance_types=family_names(), init_params=start, n_init=2,
+            random_state=0, max_iter=2, tol=0.0, engine=engine,
+        )  # fmt: skip
+        # The criteria of all candidates, to the bit.
+        tables.append(found.table.to_dicts())
+        return found.best_.set_params(init_params="kmeans")
+
+    same_file(select, engines, tmp_path)
+    assert tables[1] == tables[0]
+    assert tables[2] == tables[0]
+    assert {row["covariance_type"] for row in tables[0]} == set(family_names())
+
+
 @FAMILIES
 def test_a_fit_that_goes_on(family: str, engines: list[Any], tmp_path: Path) -> None:
     def fit(engine: Any) -> dgmm.GaussianMixture:
