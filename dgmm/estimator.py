@@ -10,13 +10,13 @@ from typing import Any, Self
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from dgmm import fitting
 from dgmm.attributes import MixtureAttributes, NotFittedError
 from dgmm.checkpoint import StopRequest
 from dgmm.columns import record_columns
 from dgmm.data.dataset import Dataset
 from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
+from dgmm.fitting import fit_dataset
 from dgmm.incremental import PartialFit
 from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters
@@ -24,6 +24,8 @@ from dgmm.plotting import PlotMethods
 from dgmm.prediction import Evaluation
 from dgmm.record import FitEvent, FitRecord
 from dgmm.row_methods import RowMethods
+from dgmm.shared_fit import FitOutcome
+from dgmm.sources import open_rows
 
 __all__ = ["Evaluation", "GaussianMixture", "NotFittedError"]
 
@@ -303,12 +305,10 @@ class GaussianMixture(
         """
         started = time.perf_counter()
         parameters = check_parameters(self)
-        dataset = fitting.open_rows(X, sample_weight, labels, self.device)
+        dataset = open_rows(X, sample_weight, labels, self.device)
         self._check_rows(dataset)
         previous = self if self.warm_start and hasattr(self, "mixture_") else None
-        outcome = fitting.fit_dataset(
-            self, parameters, dataset, previous=previous, on_event=self._emit
-        )
+        outcome = fit_dataset(self, parameters, dataset, previous=previous, on_event=self._emit)
         self._keep(outcome, dataset, time.perf_counter() - started)
         if not self.converged_ and parameters.max_iter > 0 and parameters.algorithm != "sem":
             warn_user(
@@ -322,7 +322,7 @@ class GaussianMixture(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None
     ) -> Any:
         """Fit, then label every row; see :meth:`fit` and :meth:`predict`."""
-        dataset = fitting.open_rows(X, sample_weight, labels, self.device)
+        dataset = open_rows(X, sample_weight, labels, self.device)
         return self.fit(dataset).predict(dataset)
 
     def _check_rows(self, dataset: Dataset) -> None:
@@ -339,7 +339,7 @@ class GaussianMixture(
                 "pass data with more rows"
             )
 
-    def _keep(self, outcome: fitting.FitOutcome, dataset: Dataset, seconds: float) -> None:
+    def _keep(self, outcome: FitOutcome, dataset: Dataset, seconds: float) -> None:
         record_columns(self, dataset)
         self.__dict__.pop("n_samples_seen_", None)
         chain = outcome.chain

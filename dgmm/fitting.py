@@ -1,93 +1,28 @@
-"""The flow of one fit: open the data, profile it, start the restarts, run EM, keep the best."""
+"""One fit: its restarts share every pass, and the best is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dgmm.acceleration import Accelerator, choose_regime
-from dgmm.acceleration.regime import operations_per_byte, schedule_of
 from dgmm.chains import Emptied
-from dgmm.checkpoint import Effort
-from dgmm.constraints import check_concentration, check_start, maximization_options
+from dgmm.constraints import check_start, maximization_options
 from dgmm.data.dataset import Dataset
-from dgmm.data.skipping import check_skipped
-from dgmm.device_profile import profile_on
-from dgmm.em import Chain, Context, best_chain, frames_of, iterate
-from dgmm.emptying import Emptying
-from dgmm.engine.base import Engine, Session
-from dgmm.engine.blas import single_threaded_blas
-from dgmm.engine.choice import engine_for
-from dgmm.engine.devices import found_devices
-from dgmm.engine.local import LocalEngine
-from dgmm.engine.memory import MemoryMeter
+from dgmm.em import Chain, Context, best_chain
 from dgmm.errors import InvalidDataError, InvalidParameterError
-from dgmm.fixed import Fixed
-from dgmm.guard import Level, first_level
-from dgmm.halving import halving_of
-from dgmm.initialization import sample_size
+from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
-from dgmm.notes import notes_of, warn_of_constants, warn_of_emptied
-from dgmm.parameters import FitParameters, seed_entropy, start_from
-from dgmm.profile import Profile, ProfilePass
-from dgmm.record import FitEvent, FitRecord
+from dgmm.notes import warn_of_emptied
+from dgmm.parameters import FitParameters, start_from
+from dgmm.profile import Profile
+from dgmm.record import FitEvent
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
-from dgmm.sources import open_rows
-from dgmm.starts import checkpoint_bytes, reserved_bytes, restart_seed, start_finders
-from dgmm.steady import steadied
-from dgmm.variants import Algorithm
+from dgmm.shared_fit import Batch, Emit, FitOutcome, fitted
+from dgmm.starts import restart_seed, start_finders
 
-__all__ = [
-    "FitOutcome",
-    "accelerator_for",
-    "check_counted",
-    "check_labelled",
-    "first_level",
-    "fit_dataset",
-    "open_rows",
-    "plan_maximization",
-    "profile_task",
-]
-
-Emit = Callable[[FitEvent], None]
-
-
-@dataclass(frozen=True)
-class FitOutcome:
-    """The winner of a fit, and how it went."""
-
-    chain: Chain
-    chains: tuple[Chain, ...]
-    profile: Profile
-    session: Session
-    engine: Engine
-    device: str
-    peak_memory: int
-    fixed: Fixed = field(default_factory=Fixed)
-    acceleration: str = ""
-    earlier: Effort = field(default_factory=Effort)
-    notes: tuple[str, ...] = ()
-    device_reason: str = ""
-
-    def record(self, seconds: float) -> FitRecord:
-        """The record of the fit, whose last run took ``seconds``."""
-        effort = self.earlier.with_run(self.session.counters, seconds, self.peak_memory)
-        return FitRecord(
-            rows=self.profile.n_rows,
-            **asdict(effort),
-            engine=repr(self.engine),
-            device=self.device,
-            restarts=tuple(chain.record for chain in self.chains),
-            device_reason=self.device_reason,
-            notes=(*notes_of(self.profile, self.chains), *self.notes),
-            skipped_rows=self.profile.skipped.rows,
-            skipped_blocks=tuple(reason for _, reason in self.profile.skipped.names),
-            acceleration=self.acceleration,
-        )
+__all__ = ["check_counted", "check_labelled", "fit_dataset", "plan_maximization"]
 
 
 def fit_dataset(
@@ -112,127 +47,28 @@ def fit_dataset(
     on_event : callable
         Called with every :class:`~dgmm.record.FitEvent`.
     """
-    meter = MemoryMeter()
     check_labelled(parameters, dataset)
     options = plan_maximization(estimator, parameters, dataset)
-    kept = FitCheckpoints(*check_checkpoint(estimator), estimator.resume, estimator._stop)
-    entropy = kept.entropy(
-        lambda: seed_entropy(estimator.random_state), estimator.random_state, parameters.max_iter
-    )
-    seeds = np.random.SeedSequence(entropy)
-    task = profile_task([parameters], dataset, seeds, digested=estimator.checkpoint is not None)
-    engine = engine_for(estimator.engine, dataset)
-    reserved = reserved_bytes([parameters], task)
-    if estimator.checkpoint is not None:
-        reserved += checkpoint_bytes(parameters, dataset.n_features)
-    session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
-    # One thread for the products between passes too: their bits must not depend on the machine, and
-    # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
-    device, reason = _device_for(parameters, dataset, engine)
-    configuration = configuration_of(estimator, parameters, options, previous)
-    kept.check_configuration(configuration | {"device": device.partition(":")[0]})
-    with meter, single_threaded_blas(), session:
-        profile = session.run(profile_on(task, device)).total
-        check_skipped(dataset, profile.skipped)
+    batch = Batch((estimator,), (parameters,), (options,), dataset)
+
+    def starts(context: Context, level: Level, seeds: np.random.SeedSequence) -> list[Chain]:
+        return _starts(estimator, parameters, options, context, level, previous, seeds)
+
+    def check(profile: Profile) -> None:
         check_counted(profile, parameters.n_components)
-        check_concentration(options, profile.weight)
-        profile = kept.check_data(dataset, profile)
-        warn_of_constants(profile, dataset)
-        on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
-        steady = steadied(session, profile.n_rows)
-        context = Context(steady, frames_of(profile, dataset.dtype), profile, device)
-        level = first_level(dataset.dtype, parameters.dtype, device)
-        chains = kept.chains
-        if chains is None:
-            chains = _starts(estimator, parameters, options, context, level, previous, seeds)
-        on_event(FitEvent("initialize", active=len(chains), message=_started(chains)))
-        accelerator = accelerator_for([parameters], dataset, profile)
-        events = iterate(
-            context,
-            chains,
-            tol=parameters.tol,
-            options=options,
-            max_iter=parameters.max_iter,
-            halving=halving_of(parameters.halve_after, [len(chains)]),
-            algorithm=Algorithm(
-                parameters.algorithm,
-                parameters.temperatures,
-                entropy=entropy,
-                labelled=dataset.has_labels,
-            ),
-            accelerator=accelerator,
-            emptying=Emptying(parameters.empty_components, profile.sample.x),
-            done=kept.iteration,
-        )
-        for event in kept.watch(
-            events,
-            chains,
-            max_iter=parameters.max_iter,
-            counters=session.counters,
-            peak=meter.peak,
-        ):
-            on_event(event)
-        winner = best_chain(chains)
+
+    with fitted(
+        batch,
+        FitCheckpoints(*check_checkpoint(estimator), estimator.resume, estimator._stop),
+        configuration_of(estimator, parameters, options, previous),
+        starts=starts,
+        check=check,
+        on_event=on_event,
+    ) as done:
+        winner = best_chain(done.chains)
         warn_of_emptied(winner)
         on_event(FitEvent("done", len(winner.lower_bounds), winner.lower_bound))
-        return FitOutcome(
-            chain=winner,
-            chains=tuple(chains),
-            profile=profile,
-            session=session,
-            engine=engine,
-            device=device,
-            peak_memory=meter.peak(),
-            fixed=options.fixed,
-            acceleration=_said(parameters, accelerator),
-            earlier=kept.earlier,
-            notes=kept.notes,
-            device_reason=reason,
-        )
-
-
-def _device_for(parameters: FitParameters, dataset: Dataset, engine: Engine) -> tuple[str, str]:
-    device, reason = parameters.device_with_reason(dataset.n_rows)
-    if isinstance(engine, LocalEngine):
-        # A GPU is missed here, not after a pass over the data.
-        found_devices(device)
-    return device, reason
-
-
-def accelerator_for(
-    candidates: Sequence[FitParameters],
-    dataset: Dataset,
-    profile: Profile,
-) -> Accelerator | None:
-    """The accelerator of a fit, or of all candidates of a selection; None for EM alone.
-
-    Parameters
-    ----------
-    candidates : sequence of FitParameters
-        With the same ``acceleration``, ``algorithm`` and ``annealing``.
-    dataset : Dataset
-    profile : Profile
-    """
-    shared = candidates[0]
-    if shared.acceleration is None or shared.algorithm != "em" or shared.temperatures:
-        return None
-    regime = shared.acceleration
-    if regime == "auto":
-        shapes = [(one.family, one.n_components) for one in candidates for _ in range(one.n_init)]
-        regime = choose_regime(
-            resident=all(block.is_resident for block in dataset.blocks),
-            n_bytes=dataset.nbytes,
-            per_byte=operations_per_byte(shapes, dataset.n_features, dataset.dtype.itemsize),
-        )
-    schedule = schedule_of(regime, [one.n_init for one in candidates])
-    return Accelerator(profile.weight, regime, schedule)
-
-
-def _said(parameters: FitParameters, accelerator: Accelerator | None) -> str:
-    """What the record says of acceleration."""
-    if accelerator is not None:
-        return accelerator.regime
-    return "" if parameters.acceleration is None else "none"
+        return done.outcome(winner, done.chains, options.fixed)
 
 
 def check_labelled(parameters: FitParameters, dataset: Dataset) -> None:
@@ -254,43 +90,6 @@ def plan_maximization(
         parameters.n_components,
         dataset.n_features,
         parameters.reg_covar,
-    )
-
-
-def profile_task(
-    candidates: Sequence[FitParameters],
-    dataset: Dataset,
-    seeds: np.random.SeedSequence,
-    *,
-    digested: bool = False,
-) -> ProfilePass:
-    """The profile that every fit which shares the passes needs, from the one seed of the fit.
-
-    Parameters
-    ----------
-    candidates : sequence of FitParameters
-    dataset : Dataset
-    seeds : numpy.random.SeedSequence
-    digested : bool, default=False
-        True for a digest of all rows too, by which a checkpoint knows them again.
-    """
-    seed = np.random.SeedSequence(seeds.entropy, spawn_key=(0,))
-    most = max(one.n_components for one in candidates)
-    least = min(one.n_components for one in candidates)
-    # Any node of the tree may hold a whole sample by weight or of known rows.
-    whole = dataset.has_weights or dataset.has_labels
-    size = sample_size(dataset.n_features, most, at_every_node=whole)
-    return ProfilePass(
-        n_rows=dataset.n_rows,
-        n_features=dataset.n_features,
-        sample_size=min(dataset.n_rows, size),
-        seed=int(seed.generate_state(1, np.uint64)[0]),
-        itemsize=dataset.dtype.itemsize,
-        weighted=dataset.has_weights,
-        labelled=dataset.has_labels,
-        n_labels=least,
-        dense=any(one.family.shape.uses_whitening() for one in candidates),
-        digested=digested,
     )
 
 
@@ -352,7 +151,3 @@ def _check_previous(previous: Any, parameters: FitParameters, n_features: int) -
                 f"warm_start goes on from a fit whose {name} was {one!r}, and it is {other!r} now; "
                 "pass warm_start=False to start anew"
             )
-
-
-def _started(chains: list[Chain]) -> str:
-    return f"{len(chains)} restart{'s' if len(chains) > 1 else ''} initialised"

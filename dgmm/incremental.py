@@ -22,18 +22,14 @@ from dgmm.errors import (
     InvalidParameterError,
     SingularMixtureError,
 )
-from dgmm.fitting import (
-    check_counted,
-    first_level,
-    open_rows,
-    plan_maximization,
-    profile_task,
-)
-from dgmm.guard import Level
+from dgmm.fitting import check_counted, plan_maximization
+from dgmm.guard import Level, first_level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.notes import warn_of_dropped, warn_of_empty
 from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
+from dgmm.shared_fit import profile_task
+from dgmm.sources import open_rows
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
 from dgmm.stepwise import Advanced, Retained, StepSizes, advance, expected_statistics
 

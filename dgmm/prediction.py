@@ -16,8 +16,7 @@ from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError
 from dgmm.expectation import RowPass, plan_batch
-from dgmm.fitting import first_level
-from dgmm.guard import Frames, Level, safe_level
+from dgmm.guard import Frames, Level, first_level, safe_level
 from dgmm.mixture import Mixture, frame_of
 from dgmm.parameters import FitParameters, check_parameters
 from dgmm.portable import portable_errors

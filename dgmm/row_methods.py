@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dgmm import fitting, prediction
+from dgmm import prediction
 from dgmm.answers import Distances, Regressed, TailProbability
 from dgmm.columns import check_columns, check_given, check_some_rows
 from dgmm.conditional import regression_of
@@ -20,6 +20,7 @@ from dgmm.mixture import Mixture
 from dgmm.parameters import seed_entropy
 from dgmm.prediction import Evaluation
 from dgmm.sampling import check_draw, sample_rows
+from dgmm.sources import open_rows
 
 __all__ = ["RowMethods"]
 
@@ -131,7 +132,7 @@ class RowMethods:
         """
         self._check_fitted()
         question = Regressed(regression_of(self._mixture, given, targets), return_covariance)
-        dataset = fitting.open_rows(X)
+        dataset = open_rows(X)
         check_given(dataset, question.regression.given)
         return prediction.regress_rows(self, dataset, question, out)
 
@@ -144,7 +145,7 @@ class RowMethods:
         return prediction.predict_rows(self, self._dataset(X), output, out)
 
     def _dataset(self, X: Any, sample_weight: Any = None) -> Dataset:
-        dataset = fitting.open_rows(X, sample_weight, device=self.device)
+        dataset = open_rows(X, sample_weight, device=self.device)
         check_some_rows(dataset)
         check_columns(self, dataset)
         return dataset

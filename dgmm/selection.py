@@ -16,12 +16,12 @@ from dgmm.covariance import family_of
 from dgmm.criteria import CRITERIA
 from dgmm.errors import InvalidParameterError
 from dgmm.estimator import GaussianMixture
-from dgmm.fitting import open_rows
 from dgmm.notes import emptied_notes, warn_of_emptied
 from dgmm.notices import warn_user
 from dgmm.parameters import check_parameters
 from dgmm.plotting import plot_criterion
 from dgmm.selection_table import SelectionRow, SelectionTable
+from dgmm.sources import open_rows
 
 __all__ = [
     "CRITERIA",

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.data.dataset import Dataset
 from dgmm.data.skipping import check_skipped
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError, InvalidParameterError
-from dgmm.fitting import open_rows
 from dgmm.profile import Profile, ProfilePass
 from dgmm.sizes import parse_bytes
+from dgmm.sources import open_rows
 
 __all__ = ["suggest_priors"]
 
@@ -26,6 +27,7 @@ def suggest_priors(
     n_components: int = 1,
     covariance_type: str = "full",
     *,
+    sample_weight: Any = None,
     engine: Any = None,
     memory_limit: int | str | None = None,
 ) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def suggest_priors(
     n_components : int, default=1
         K of the mixture to fit: the more components, the smaller Ψ.
     covariance_type : str, default="full"
+    sample_weight : array-like, Dask array, Zarr array, path, URL, str or int, optional
+        As in :meth:`GaussianMixture.fit <dgmm.GaussianMixture.fit>`.
     engine, memory_limit : optional
         As in :class:`~dgmm.GaussianMixture`.
 
@@ -70,7 +74,7 @@ def suggest_priors(
     family = family_of(covariance_type)
     _check_count(n_components)
     limit = None if memory_limit is None else parse_bytes(memory_limit, "memory_limit")
-    profile = _profile(X, family, engine, limit)
+    profile = _profile(open_rows(X, sample_weight), family, engine, limit)
     d = len(profile.mean)
     return {
         "mean_prior": profile.mean.copy(),
@@ -86,8 +90,9 @@ def _check_count(value: Any) -> None:
         raise InvalidParameterError(f"n_components={value!r}; it must be an integer of at least 1")
 
 
-def _profile(X: Any, family: CovarianceFamily, engine: Any, memory_limit: int | None) -> Profile:
-    dataset = open_rows(X)
+def _profile(
+    dataset: Dataset, family: CovarianceFamily, engine: Any, memory_limit: int | None
+) -> Profile:
     if dataset.n_rows < 2:
         raise InvalidDataError(f"suggest_priors needs at least 2 rows; X has {dataset.n_rows}")
     task = ProfilePass(

@@ -17,12 +17,12 @@ from dgmm.data.dataset import Dataset
 from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.errors import InvalidDataError
-from dgmm.fitting import open_rows
 from dgmm.mixture import Mixture
 from dgmm.parameters import seed_entropy
 from dgmm.plotting.figure import check_count
 from dgmm.profile import Profile, ProfilePass, SomeColumns
 from dgmm.sizes import parse_bytes
+from dgmm.sources import open_rows
 
 __all__ = ["Drawn", "sampled_rows"]
 

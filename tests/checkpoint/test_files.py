@@ -355,7 +355,7 @@ def test_other_rows_are_named(place: Path, x: Any, named: str) -> None:
 def test_a_row_that_is_not_in_the_sample_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgmm.fitting.sample_size", lambda *_, **__: 40)
+    monkeypatch.setattr("dgmm.shared_fit.sample_size", lambda *_, **__: 40)
     fitted(checkpoint=tmp_path)
     for row in range(0, len(X), 5):
         x = X.copy()
@@ -367,7 +367,7 @@ def test_a_row_that_is_not_in_the_sample_counts_too(
 def test_rows_exchanged_for_one_another_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgmm.fitting.sample_size", lambda *_, **__: 4)
+    monkeypatch.setattr("dgmm.shared_fit.sample_size", lambda *_, **__: 4)
     # Small integers: sums of them are exact in any order.
     x = np.random.default_rng(0).integers(0, 9, (len(X), 2)).astype(np.float64)
     labels = np.full(len(X), -1)

@@ -75,6 +75,17 @@ def test_suggested_priors_are_those_of_fraley_and_raftery() -> None:
         assert scale == pytest.approx(np.trace(np.cov(X.T)) / D / 4 ** (2 / D))
 
 
+@FAMILIES
+def test_priors_are_suggested_for_weighted_rows(family: str) -> None:
+    copies = np.random.default_rng(3).integers(0, 3, len(X))
+    weighted = dgmm.suggest_priors(X, K, family, sample_weight=copies)
+    repeated = dgmm.suggest_priors(np.repeat(X, copies, axis=0), K, family)
+    column = dgmm.suggest_priors(np.column_stack([X, copies]), K, family, sample_weight=D)
+    for name, value in repeated.items():
+        np.testing.assert_allclose(weighted[name], value, rtol=1e-12)
+        np.testing.assert_allclose(column[name], value, rtol=1e-12)
+
+
 def test_suggesting_priors_reads_every_block_once(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     dataset = dgmm.open_dataset(tmp_path / "x.npy", block_bytes=1600)
@@ -238,6 +249,9 @@ def test_fixed_covariances_come_back_bit_for_bit(family: str, given: str | None)
     np.testing.assert_array_equal(model.covariances_, start.covariances_)
     if given == "covariances_init":
         np.testing.assert_array_equal(model.covariances_, values[given])
+    if given == "precisions_init":
+        # Their inverses are what is held.
+        np.testing.assert_allclose(model.precisions_, values[given], rtol=1e-14, atol=1e-15)
     assert not np.array_equal(model.means_, start.means_)
     free = fit(covariance_type=family)
     held = family_of(family).n_parameters(K, D)

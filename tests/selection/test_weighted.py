@@ -13,9 +13,9 @@ from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 
 import dgmm
-from dgmm.candidates import _split
 from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
+from dgmm.shared_fit import Batch
 from tests.numerics.problems import blobs
 
 X = blobs(31, n_rows=900, n_features=3, n_components=3, reach=6.0)
@@ -73,7 +73,7 @@ def test_rows_held_out_are_scored_by_their_weights(engine, family) -> None:
     weight = np.random.default_rng(6).exponential(size=len(X)) * (COPIES > 0)
     dataset = dgmm.open_dataset(X, block_bytes=7200)
     found = selected(dataset, family, weight, criterion="heldout", holdout=0.3, engine=engine)
-    held = _split(dataset, np.random.SeedSequence(0), 0.3).held(Rows(X))
+    held = Batch((), (), (), dataset, 0.3).split(np.random.SeedSequence(0)).held(Rows(X))
     densities = found.best_.score_samples(X)
     row = found.best_row
     assert 0.2 < held.mean() < 0.4
