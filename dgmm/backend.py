@@ -144,7 +144,7 @@ class CompiledBackend(Backend):
         if size <= layout.linear or not features.flags.c_contiguous:
             super().fill_features(features, size, layout)
             return
-        rows, columns = _factors(layout, size)
+        rows, columns = layout.first_factors(size - layout.scalar)
         fill = compiled.products_loop(features.dtype.name)
         norm, products = features[layout.norm], features[layout.scalar : size]
         fill(features[layout.means], rows, columns, norm, products)
@@ -184,12 +184,6 @@ def _has_wide_kernels() -> bool:
 def _difference_dtype(x: Any, out: Any) -> type[np.floating[Any]]:
     narrow = out.dtype == np.float32 and x.dtype.kind == "f" and x.dtype.itemsize <= 4
     return np.float32 if narrow else np.float64
-
-
-def _factors(layout: Layout, size: int) -> tuple[Any, Any]:
-    """Which features the products after the norm, up to ``size``, are of."""
-    n_products = size - layout.scalar
-    return layout.factors[0][:n_products], layout.factors[1][:n_products]
 
 
 def backend_of(device: str) -> Backend:

@@ -112,11 +112,28 @@ def _options(
         component, where their numbers differ.
     """
     check_labelled(parameters[0], dataset)
+    _check_one_shape(estimators[0].covariance_prior, parameters, dataset.n_features)
     found = []
     for estimator, one in zip(estimators, parameters, strict=True):
         with _named(estimator, one):
             found.append(plan_maximization(estimator, one, dataset))
     return found
+
+
+def _check_one_shape(prior: Any, parameters: Sequence[FitParameters], n_features: int) -> None:
+    """Refuse a matrix that one family would read as a matrix, another as variances of components.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    shapes = {one.family.name: one.family.shape.trailing(n_features) for one in parameters}
+    if prior is not None and np.ndim(prior) > 0 and len(set(shapes.values())) > 1:
+        raise InvalidParameterError(
+            f"select_model: covariance_prior has shape {np.shape(prior)}, and covariances of the "
+            f"candidates have {', '.join(f'{shape} ({name})' for name, shape in shapes.items())}; "
+            "pass a number, which fits all of them, or families of one shape"
+        )
 
 
 @contextmanager

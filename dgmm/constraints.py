@@ -29,6 +29,9 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 _HELD = ("weights", "means", "covariances")
 
+# Squares of it are finite.
+_MOST = 1e150
+
 
 def maximization_options(
     estimator: Any, family: CovarianceFamily, n_components: int, n_features: int, reg_covar: float
@@ -222,9 +225,15 @@ def _priors(estimator: Any, family: CovarianceFamily, k: int, d: int, fixed: Fix
     if concentration is not None:
         # A held weight is no longer random.
         concentration = np.where(fixed.mask("weights", k), 1.0, concentration)
+    mean = _array(estimator, "mean_prior", (k, d), ((), (d,)))
+    if mean is not None and not np.abs(mean).max() < _MOST:
+        raise InvalidParameterError(
+            f"mean_prior goes up to {np.abs(mean).max():g}, which overflows when squared; rescale "
+            "the data and it"
+        )
     return Priors(
         weight_concentration=concentration,
-        mean=_array(estimator, "mean_prior", (k, d), ((), (d,))),
+        mean=mean,
         mean_precision=_at_least(estimator, "mean_precision_prior", k, 0.0),
         covariance=_scale(estimator, family, k, d),
         degrees_of_freedom=_degrees(estimator, family, k, d),
@@ -287,7 +296,14 @@ def _at_least(estimator: Any, name: str, k: int, least: float) -> Array | None:
 def _concentration(estimator: Any, k: int) -> Array | None:
     name = "weight_concentration_prior"
     array = _array(estimator, name, (k,), ((),))
-    if array is None or array.min() >= 1.0:
+    if array is None:
+        return None
+    if not array.sum() < _MOST:
+        raise InvalidParameterError(
+            f"{name} goes up to {array.max():g}; it counts rows, and has to sum to less than "
+            f"{_MOST:g}"
+        )
+    if array.min() >= 1.0:
         return array
     found = _least(estimator, name, array)
     if array.min() <= 0.0:
@@ -316,27 +332,37 @@ def _scale(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array | 
         return None
     if value.ndim == 0:
         number = _array(estimator, "covariance_prior", (), ())
-        unit = shape.project(np.eye(d)) / shape.divisor(d)
-        array = None if number is None else np.broadcast_to(number * unit, full).copy()
+        own = None if number is None else number * shape.identity(d)
     else:
-        array = _array(estimator, "covariance_prior", full, (shape.trailing(d),))
-    if array is None:
-        return None
-    _check_definite(array, family, k, d)
-    return array
-
-
-def _check_definite(array: Array, family: CovarianceFamily, k: int, d: int) -> None:
-    dense = family.per_component(family.shape.dense(array, d), k)
-    for component, one in enumerate(dense):
-        least = float(np.linalg.eigvalsh(one).min())
-        if least <= 0.0 or not np.allclose(one, one.T):
+        own = _array(estimator, "covariance_prior", value.shape, ())
+        if value.shape not in (full, shape.trailing(d)):
+            known = " or ".join(str(one) for one in dict.fromkeys((shape.trailing(d), full)))
             raise InvalidParameterError(
-                f"covariance_prior has to be symmetric and positive definite, as a covariance of "
-                f"covariance_type={family.name!r} is (a number stands for that multiple of the "
-                f"identity); that of component {component} has the eigenvalue {least:.3g}"
-                f"{'' if np.allclose(one, one.T) else ' and is not symmetric'}; add to its diagonal"
+                f"covariance_prior has shape {value.shape}; it must have shape {known}"
             )
+    if own is None:
+        return None
+    _check_definite(own, family, d)
+    return np.broadcast_to(own, full).copy()
+
+
+def _check_definite(own: Array, family: CovarianceFamily, d: int) -> None:
+    """Of the matrices as they were given: what components share is looked at once."""
+    n_axes = len(family.shape.trailing(d))
+    each = own.reshape(-1, *own.shape[own.ndim - n_axes :])
+    definite = np.isfinite(family.shape.factorise(each)).reshape(len(each), -1).all(axis=1)
+    symmetric = np.array([family.shape.is_symmetric(one) for one in each])
+    wrong = np.flatnonzero(~(definite & symmetric))
+    if not wrong.size:
+        return
+    component = int(wrong[0])
+    least = float(family.shape.least_eigenvalue(each[component : component + 1]).min())
+    raise InvalidParameterError(
+        f"covariance_prior has to be symmetric and positive definite, as a covariance of "
+        f"covariance_type={family.name!r} is (a number stands for that multiple of the "
+        f"identity); that of component {component} has the eigenvalue {least:.3g}"
+        f"{'' if symmetric[component] else ' and is not symmetric'}; add to its diagonal"
+    )
 
 
 def _degrees(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array | None:

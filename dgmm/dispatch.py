@@ -30,8 +30,20 @@ def on_host(values: Any) -> Any:
 
 
 def host_float64(values: Any) -> np.ndarray[Any, Any]:
-    """The numbers in float64; raises what ``numpy.asarray`` does where they are none."""
-    return np.asarray(on_host(values), dtype=np.float64)
+    """Real numbers in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else: what is masked, complex, dates, text, lists of unequal lengths.
+    """
+    found = np.asanyarray(on_host(values))
+    if np.ma.is_masked(found):
+        raise TypeError("some values are masked")
+    text = found.dtype.kind == "O" and any(isinstance(one, str | bytes) for one in found.flat)
+    if found.dtype.kind not in "biufO" or text:
+        raise TypeError(f"{found.dtype} holds no real numbers")
+    return np.asarray(found, dtype=np.float64)
 
 
 def prototype_of(origin: Any) -> Any:

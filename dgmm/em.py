@@ -149,8 +149,8 @@ def _total(context: Context, mixture: Mixture) -> np.ndarray[Any, Any] | None:
     if not mixture.family.is_tied:
         return None
     scatter = context.profile.scatter_about(context.frames.plain.origin)
-    dense = scatter if scatter.ndim == 2 else np.diag(scatter)
-    return mixture.family.shape.project(dense)
+    shape = mixture.family.shape
+    return shape.project(scatter) if scatter.ndim == 2 else shape.project_diagonal(scatter)
 
 
 def iterate(

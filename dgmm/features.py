@@ -133,6 +133,14 @@ class Layout:
         """Indices i, j of ``z_i z_j`` for the squares and the pairs, in their order."""
         return _factors(self)
 
+    def first_factors(self, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The first ``n`` of them; squares alone cost no more than they are."""
+        if n <= self.n_features:
+            squares = np.arange(n)
+            return squares, squares
+        rows, columns = self.factors
+        return rows[:n], columns[:n]
+
     @property
     def places(self) -> np.ndarray[Any, Any]:
         """Where the elements (D, D) of a symmetric matrix stand among its squares and pairs."""

@@ -100,6 +100,10 @@ def check_counted(profile: Profile, n_needed: int) -> None:
     ------
     InvalidDataError
     """
+    if not np.isfinite(profile.weight):
+        raise InvalidDataError(
+            f"sample_weight sums to {profile.weight:g}; divide all weights by one number"
+        )
     if not profile.weight > 0.0:
         raise InvalidDataError(
             "sample_weight is zero for every row; at least n_components rows need a positive weight"

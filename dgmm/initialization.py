@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from dgmm.arrays import to_host
 from dgmm.covariance import CovarianceFamily
+from dgmm.dispatch import host_float64
 from dgmm.errors import InvalidParameterError
 from dgmm.features import Layout, pack_symmetric
 from dgmm.frame import Frame
@@ -57,10 +58,14 @@ def sample_size(n_features: int, n_components: int, *, at_every_node: bool = Fal
     return max(rows, _ROWS_PER_COMPONENT * n_components)
 
 
-def working_bytes(n_rows: int, n_features: int, n_components: int) -> int:
+def working_bytes(n_rows: int, n_features: int, n_components: int, family: CovarianceFamily) -> int:
     """Bytes that :func:`initial_mixture` takes for a sample of ``n_rows``, the sample excluded."""
+    shape, d = family.shape, n_features
     # The float64 copy, k-means' own, one component's rows twice, and a few numbers a row.
-    return 8 * n_rows * (4 * n_features + 8) + 32 * n_components * n_features**2
+    rows = 8 * n_rows * (4 * d + 8)
+    # Moments, what is borrowed and lent of them, and the covariances that they lead to.
+    stored = int(np.prod(shape.trailing(d)))
+    return rows + 8 * n_components * (4 * shape.block(Layout(d)) + 2 * stored + 4 * d)
 
 
 def initial_mixture(
@@ -203,9 +208,21 @@ def _kmeans_plusplus(
 def _random_rows(
     x: Array, n_components: int, seed: np.random.SeedSequence, shares: Array | None
 ) -> Weights:
-    chance = None if shares is None else shares / shares.sum()
-    rows = np.random.default_rng(seed).choice(len(x), size=n_components, replace=False, p=chance)
+    rows = _rows_by_share(x, n_components, seed, shares)
     return _of_labels(_nearest(x, x[rows]))
+
+
+def _rows_by_share(
+    x: Array, size: int, seed: np.random.SeedSequence, shares: Array | None
+) -> Array:
+    """Rows drawn without replacement, in proportion to what they stand for."""
+    rng = np.random.default_rng(seed)
+    if shares is None:
+        return rng.choice(len(x), size=size, replace=False)
+    # Those with the least −log(u) / w (Efraimidis and Spirakis 2006), however unequal w are.
+    with np.errstate(over="ignore", divide="ignore"):
+        keys = rng.standard_exponential(len(x)) / shares
+    return np.argsort(keys, kind="stable")[:size]
 
 
 def _random(
@@ -239,7 +256,13 @@ def _called(
     sample: Sample, n_components: int, method: Any, seed: np.random.SeedSequence
 ) -> Weights:
     x = np.array(sample.x, dtype=np.float64)
-    found = np.asarray(to_host(method(x, n_components, _legacy_seed(seed))), dtype=np.float64)
+    returned = method(x, n_components, _legacy_seed(seed))
+    try:
+        found = host_float64(to_host(returned))
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(
+            f"init_params returned {type(returned).__name__}, no array of real numbers: {error}"
+        ) from error
     means, responsibilities = (n_components, x.shape[1]), (len(x), n_components)
     if found.shape not in (means, responsibilities):
         raise InvalidParameterError(

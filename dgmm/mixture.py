@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dgmm.covariance import CovarianceFamily, family_of
+from dgmm.dispatch import host_float64
 from dgmm.distribution import Distribution
 from dgmm.errors import InvalidParameterError
 from dgmm.features import Layout
@@ -223,7 +224,7 @@ class Mixture(Distribution):
 
 def _real_array(name: str, values: Any) -> Array:
     try:
-        return np.array(values, dtype=np.float64)
+        return host_float64(values).copy()
     except (TypeError, ValueError) as error:
         raise InvalidParameterError(f"{name} are no array of real numbers: {error}") from error
 

@@ -17,4 +17,5 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def _is_ours(module: str) -> bool:
-    return module == "dgmm" or module.startswith("dgmm.")
+    # What stands between two frames of ours is a context manager of ours.
+    return module in ("dgmm", "contextlib") or module.startswith("dgmm.")

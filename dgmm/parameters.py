@@ -269,8 +269,7 @@ def _check_weights(weights: Array, given: Any) -> None:
 
 
 def _inverses(name: str, values: Array, family: CovarianceFamily, their_name: str) -> Array:
-    dense = family.shape.dense(values, 1)
-    symmetric = dense.shape != values.shape or np.allclose(values, np.swapaxes(values, -1, -2))
+    symmetric = family.shape.is_symmetric(values)
     inverses = family.covariances_from_precisions(values)
     if not symmetric or not np.all(np.isfinite(inverses)):
         wanted = _DEFINITE[family.shape.uses_whitening()]

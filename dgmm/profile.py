@@ -188,7 +188,8 @@ class ProfilePass:
 
     def moments(self, rows: Rows, sample: Sample) -> Profile:
         x, weight = rows.x, rows.weight
-        mean = np.average(x, axis=0, weights=weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.average(x, axis=0, weights=weight)
         if not np.all(np.isfinite(mean)):
             refuse_non_finite(rows)
         centred = x - mean
@@ -325,6 +326,11 @@ def refuse_non_finite(rows: Rows) -> None:
     x = rows.x
     where = f"rows {rows.position(0)} to {rows.position(len(x) - 1)}"
     bad = np.argwhere(~np.isfinite(x))
+    if not len(bad) and rows.weight is not None and rows.weight.max() > 1.0 / np.finfo(float).eps:
+        raise InvalidDataError(
+            f"{where}: rows times their sample_weight, up to {rows.weight.max():g}, overflow when "
+            "summed; divide all weights by one number"
+        )
     if not len(bad):
         raise InvalidDataError(f"{where} overflow when summed; rescale the data")
     row, feature = (int(i) for i in bad[0])

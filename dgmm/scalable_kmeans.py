@@ -121,10 +121,9 @@ def _guess(request: StartRequest, centres: Array, spread: float) -> Mixture:
     """Equal weights and one variance for all: the likeliest component is the nearest centre."""
     k, d = centres.shape
     family = request.family
-    dense = np.broadcast_to(spread * np.eye(d), (1 if family.is_tied else k, d, d))
-    covariances = family.shape.project(dense) / family.shape.divisor(d)
-    weights = np.full(k, 1.0 / k)
-    return Mixture(weights, centres, covariances[0] if family.is_tied else covariances, family.name)
+    one = spread * family.shape.identity(d)
+    covariances = np.broadcast_to(one, family.covariances_shape(k, d))
+    return Mixture(np.full(k, 1.0 / k), centres, covariances, family.name)
 
 
 @dataclass(frozen=True)

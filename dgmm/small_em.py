@@ -107,13 +107,14 @@ def small_em_start(
         return starts[0]
 
 
-def small_em_bytes(n_features: int, n_components: int, itemsize: int) -> int:
+def small_em_bytes(
+    n_features: int, n_components: int, itemsize: int, family: CovarianceFamily
+) -> int:
     """Bytes that the short runs take beside the sample: their mixtures, and a pass over it."""
-    layout = Layout(n_features)
-    covariances = n_components * n_features**2
-    moments = n_components * layout.full
+    covariances = n_components * int(np.prod(family.shape.trailing(n_features)))
+    moments = n_components * family.shape.block(Layout(n_features))
     tile = 2**20 + 8192 * 8 * (n_features + 8)
-    rows = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * n_components * layout.full)
+    rows = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * (moments + n_components * n_features))
     return _TRIES * 8 * (12 * covariances + 4 * moments) + 4 * tile + rows * n_features * itemsize
 
 

@@ -45,11 +45,11 @@ def reserved_bytes(candidates: Sequence[FitParameters], task: ProfilePass) -> in
     n_sampled = (1 + task.labelled) * task.sample_size
     # Starts are made one after the other.
     total = task.sample_bytes + max(
-        working_bytes(n_sampled, d, one.n_components) for one in candidates
+        working_bytes(n_sampled, d, one.n_components, one.family) for one in candidates
     )
     total += max(
         (
-            small_em_bytes(d, one.n_components, task.itemsize)
+            small_em_bytes(d, one.n_components, task.itemsize, one.family)
             for one in candidates
             if one.init_params == SMALL_EM
         ),

@@ -38,7 +38,8 @@ def monotone_options(
     if not options.reg_covar:
         return options
     share = weight / (1 if family.is_tied else n_components)
-    ridge = options.reg_covar * share * family.shape.project(np.eye(n_features))
+    unit = family.shape.divisor(n_features) * family.shape.identity(n_features)
+    ridge = options.reg_covar * share * unit
     scale = np.broadcast_to(ridge, family.covariances_shape(n_components, n_features))
     priors = options.priors
     if priors.covariance is not None:

@@ -76,14 +76,13 @@ class FusedStep:
         layout = Layout(n_features)
         side = 0 if whitening is None else padded(n_features)
         n_products = max(0, theta.shape[1] - layout.scalar)
-        rows, columns = layout.factors
         self._dtype = dtype.name
         self._origin = np.asarray(origin, np.float64)
         self._has_norm = theta.shape[1] >= layout.scalar
         self._shape = theta.shape
         self._theta = _filled(theta, padded(theta.shape[0]), padded(theta.shape[1]))
         self._bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
-        self._factors = rows[:n_products], columns[:n_products]
+        self._factors = layout.first_factors(n_products)
         self._whitening = np.zeros((0, 0)) if whitening is None else _filled(whitening, side, side)
         self._whitened = _zeros((2, side, _RUN), np.float64)
         self._features = _zeros((self._theta.shape[1], _RUN), dtype)

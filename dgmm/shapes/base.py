@@ -37,6 +37,10 @@ class CovarianceShape(ABC):
     def divisor(self, n_features: int) -> int:
         """p: how many squares are summed into each stored number (D for a trace)."""
 
+    @abstractmethod
+    def identity(self, n_features: int) -> Array:
+        """The identity matrix as stored."""
+
     def least_degrees_of_freedom(self, n_features: int) -> float:
         """What ν has to exceed in a proper prior: inverse-gamma here, inverse-Wishart otherwise."""
         return 0.0
@@ -104,6 +108,10 @@ class CovarianceShape(ABC):
     @abstractmethod
     def project(self, matrix: Array) -> Array:
         """Π: dense symmetric matrices (..., D, D) in the stored shape."""
+
+    @abstractmethod
+    def project_diagonal(self, diagonal: Array) -> Array:
+        """Π of the matrices with these diagonals (..., D), which need not be made."""
 
     @abstractmethod
     def dense(self, covariances: Array, n_features: int) -> Array:

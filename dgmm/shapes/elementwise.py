@@ -21,6 +21,9 @@ class _Elementwise(CovarianceShape):
 
     log_cholesky = ELEMENTWISE
 
+    def identity(self, n_features: int) -> Array:
+        return np.ones(self.trailing(n_features))
+
     def factorise(self, covariances: Array) -> Array:
         valid = np.isfinite(covariances) & (covariances > 0)
         return np.sqrt(np.where(valid, covariances, np.nan))
@@ -96,6 +99,9 @@ class _Diagonal(_Elementwise):
     def project(self, matrix: Array) -> Array:
         return np.einsum("...ii->...i", matrix)
 
+    def project_diagonal(self, diagonal: Array) -> Array:
+        return diagonal
+
     def dense(self, covariances: Array, n_features: int) -> Array:
         return covariances[..., :, None] * np.eye(n_features)
 
@@ -153,6 +159,9 @@ class _Scalar(_Elementwise):
 
     def project(self, matrix: Array) -> Array:
         return np.einsum("...ii->...", matrix)
+
+    def project_diagonal(self, diagonal: Array) -> Array:
+        return diagonal.sum(axis=-1)
 
     def dense(self, covariances: Array, n_features: int) -> Array:
         return np.asarray(covariances)[..., None, None] * np.eye(n_features)

@@ -37,6 +37,9 @@ class _Matrix(CovarianceShape):
     def least_degrees_of_freedom(self, n_features: int) -> float:
         return n_features - 1.0
 
+    def identity(self, n_features: int) -> Array:
+        return np.eye(n_features)
+
     def factorise(self, covariances: Array) -> Array:
         factors = _cholesky_or_nan(covariances)
         if not np.isnan(factors).any():
@@ -75,7 +78,9 @@ class _Matrix(CovarianceShape):
 
     def is_symmetric(self, covariances: Array) -> bool:
         gap = np.abs(covariances - np.swapaxes(covariances, -1, -2))
-        spread = np.sqrt(np.einsum("...ii->...i", covariances))
+        with np.errstate(invalid="ignore"):
+            spread = np.sqrt(np.einsum("...ii->...i", covariances))
+        # A negative variance compares with nothing.
         return bool(np.all(gap <= 1e-6 * self.outer(spread)))
 
     def select(self, covariances: Array, features: Array) -> Array:
@@ -120,6 +125,9 @@ class _Matrix(CovarianceShape):
 
     def project(self, matrix: Array) -> Array:
         return matrix
+
+    def project_diagonal(self, diagonal: Array) -> Array:
+        return diagonal[..., :, None] * np.eye(diagonal.shape[-1])
 
     def dense(self, covariances: Array, n_features: int) -> Array:
         return covariances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -359,6 +360,18 @@ NIW = {
         ({**NIW, "covariance_prior": [[1.0, 0.9], [0.0, 1.0]]}, "covariance_prior.*symmetric"),
         ({**NIW, "covariance_prior": [[1.0], [0.0, 1.0]]}, "covariance_prior=.*real numbers"),
         ({**NIW, "covariance_prior": np.ones(2)}, r"covariance_prior has shape \(2,\)"),
+        ({**NIW, "covariance_prior": 1e-12 * np.array([[2, 1], [0, 2]])}, "is not symmetric"),
+        ({**NIW, "covariance_prior": np.eye(2) + 1j}, "(?s)covariance_prior=.*real numbers"),
+        ({**NIW, "mean_prior": np.ma.masked_equal([0.0, 1.0], 1.0)}, "(?s)mean_prior=.*real numbers"),
+        ({**NIW, "mean_prior": np.array(["2020"], "M8[D]")}, "mean_prior=.*real numbers"),
+        ({**NIW, "mean_prior": 1e200}, "mean_prior goes up to 1e.200, which overflows"),
+        ({**NIW, "degrees_of_freedom_prior": "5"}, "degrees_of_freedom_prior='5'"),
+        ({"weight_concentration_prior": 1e308}, "weight_concentration_prior goes up to 1e.308"),
+        ({"covariances_init": 1e-12 * np.array([[[2, 1], [0, 2]]] * 3)}, "covariances_init"),
+        ({"means_init": np.zeros((3, 2)) + 1j}, "means_init is not an array of numbers"),
+        ({"means_init": np.full((3, 2), "1")}, "means_init is not an array of numbers"),
+        ({"init_params": lambda *_: np.zeros((3, 2)) + 1j}, "init_params returned ndarray"),
+        ({"init_params": lambda *_: "rows"}, "init_params returned str"),
         ({**NIW, "degrees_of_freedom_prior": 1.0}, "degrees_of_freedom_prior=1; for.*exceed 1"),
         (
             {**NIW, "degrees_of_freedom_prior": [5.0, 5.0, 0.5]},
@@ -409,6 +422,49 @@ def test_a_single_covariance_of_a_tied_family_cannot_be_fixed(family: str) -> No
     with pytest.raises(dgmm.InvalidParameterError, match="share one"):
         fit(covariance_type=family, fixed={"covariances": [0]})
     fit(covariance_type=family, fixed={"covariances": [0, 1, 2]}, max_iter=2)
+
+
+@pytest.mark.parametrize("family", ["diag", "spherical", "tied_diag", "tied_spherical"])
+@pytest.mark.parametrize("device", ["cpu", "cpu-compiled"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"covariance_prior": 1.0, "degrees_of_freedom_prior": 5.0},
+        {"acceleration": "computing"},
+        {"init_params": "k-means||"},
+        {"init_params": "small_em"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_no_matrix_is_made_for_families_without_one(
+    family: str, device: str, options: dict[str, Any]
+) -> None:
+    if device == "cpu-compiled":
+        pytest.importorskip("numba")
+    d = 2500
+    x = np.random.default_rng(0).normal(size=(30, d)).astype(np.float32)
+    model = dgmm.GaussianMixture(
+        2, covariance_type=family, max_iter=1, random_state=0, device=device, **options
+    )
+    model.fit(x)
+    tracemalloc.start()
+    model.fit(x).predict(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # One of d x d would take 50 MB.
+    assert peak < 8 * d**2
+
+
+def test_a_matrix_is_the_prior_of_families_with_matrices() -> None:
+    options = {"degrees_of_freedom_prior": 6.0, "random_state": 0, "max_iter": 2}
+    with pytest.raises(dgmm.InvalidParameterError, match=r"\(2, 2\) \(full\), \(2,\) \(diag\)"):
+        dgmm.select_model(
+            X, [2], covariance_types=("full", "diag"), covariance_prior=np.eye(2), **options
+        )
+    found = dgmm.select_model(
+        X, [2], covariance_types=("full", "tied"), covariance_prior=np.eye(2), **options
+    )
+    assert len(found.table) == 2
 
 
 def test_bad_arguments_are_refused_before_any_row_is_read() -> None:

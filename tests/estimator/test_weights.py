@@ -254,6 +254,7 @@ def test_rows_and_weights_that_fit_the_memory_are_read_once(tmp_path, kind):
         (np.r_[np.ones(700), -1.0, np.ones(499)], "negative: row 700 .*has -1"),
         (np.r_[np.ones(700), np.nan, np.ones(499)], "not finite: row 700 .*has nan"),
         (np.zeros(1200), "zero for every row"),
+        (np.full(1200, 1e308), "up to 1e.308, overflow when summed; divide all weights"),
         (np.r_[np.ones(2), np.zeros(1198)], "only 2 rows .*n_components=3"),
         (np.ones(1199), "1199 values for 1200 rows"),
         (np.ones((1200, 2)), "2 columns"),
@@ -262,6 +263,12 @@ def test_rows_and_weights_that_fit_the_memory_are_read_once(tmp_path, kind):
 def test_bad_weights_are_refused(weight, message):
     with pytest.raises(InvalidDataError, match=f"sample_weight.*{message}|{message}"):
         model().fit(X, sample_weight=weight)
+
+
+def test_weights_that_overflow_only_together_are_refused():
+    dataset = dgmm.open_dataset(X[:, :1] / 10.0, block_bytes=800).with_weights(np.full(1200, 3e305))
+    with pytest.raises(InvalidDataError, match="sums to inf; divide all weights"):
+        model().fit(dataset)
 
 
 def test_scoring_nothing_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.random import SeedSequence
@@ -10,9 +12,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from dgmm import initialization
 from dgmm.covariance import family_names, family_of
+from dgmm.data.dataset import Rows
 from dgmm.initialization import INIT_PARAMS, initial_mixture, sample_size, working_bytes
 from dgmm.maximization import MaximizationOptions
-from tests.numerics.problems import blobs, profile_of
+from tests.numerics.problems import blobs, profile_of, profile_task
 
 METHODS = pytest.mark.parametrize("method", INIT_PARAMS)
 
@@ -139,13 +142,49 @@ def test_the_sample_is_a_function_of_the_problem():
     assert sizes == sorted(sizes)
 
 
+def traced_peak(call):
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
 def test_the_memory_of_a_start_is_what_was_reserved():
-    tracemalloc = pytest.importorskip("tracemalloc")
     for method in INIT_PARAMS:
         sample = sample_of(blobs(7, n_rows=20000, n_features=16, dtype="float32"))
         start(sample, k=8, method=method)  # imports and caches
-        tracemalloc.start()
-        start(sample, k=8, method=method)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak <= working_bytes(20000, 16, 8), method
+        peak = traced_peak(lambda: start(sample, k=8, method=method))  # noqa: B023
+        assert peak <= working_bytes(20000, 16, 8, family_of("full")), method
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_many_features_take_what_the_family_needs(name):
+    n_rows, d, k = 60, 400, 12
+    sample = sample_of(np.random.default_rng(8).normal(size=(n_rows, d)))
+    start(sample, k=k, method="points", name=name)
+    peak = traced_peak(lambda: start(sample, k=k, method="points", name=name))
+    # Memory that is refused and not used is no better than memory that was not foreseen.
+    assert working_bytes(n_rows, d, k, family_of(name)) / 4 <= peak
+    assert peak <= working_bytes(n_rows, d, k, family_of(name))
+
+
+def weighted_sample(x, weight):
+    task = profile_task(x, size=len(x), weighted=True)
+    return task.evaluate(Rows(x, weight=weight), None).sample
+
+
+def test_weights_as_unequal_as_can_be_start_all_the_same():
+    x = blobs(9)
+    sample = weighted_sample(x, np.where(np.arange(len(x)) % 2, 1e-300, 1e300))
+    for method in INIT_PARAMS:
+        assert not start(sample, method=method).singular_components
+
+
+def test_rows_are_drawn_by_weight():
+    x = np.arange(8.0)[:, None]
+    shares = np.array([1.0, 1, 1, 1, 1, 1, 1, 7])
+    drawn = [initialization._rows_by_share(x, 1, SeedSequence(seed), shares) for seed in range(600)]
+    # The last row weighs as much as all others, and is drawn half of the time.
+    assert 0.43 < np.mean([rows[0] == 7 for rows in drawn]) < 0.57
+    assert sorted(initialization._rows_by_share(x, 8, SeedSequence(0), shares)) == list(range(8))
