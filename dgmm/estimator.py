@@ -14,6 +14,7 @@ from dgmm.attributes import MixtureAttributes, NotFittedError
 from dgmm.checkpoint import StopRequest
 from dgmm.columns import record_columns
 from dgmm.data.dataset import Dataset
+from dgmm.data.location import Discreet
 from dgmm.errors import InvalidDataError
 from dgmm.exchange import Exchange
 from dgmm.fitting import fit_dataset
@@ -268,6 +269,15 @@ class GaussianMixture(
         self.resume = resume
 
     # ---------------------------------------------------------------- fitting
+
+    @property
+    def checkpoint(self) -> Any:
+        """As it was given; a URL shows nothing of its credentials where the estimator is shown."""
+        return self.__dict__["checkpoint"]
+
+    @checkpoint.setter
+    def checkpoint(self, value: Any) -> None:
+        self.__dict__["checkpoint"] = Discreet.of(value)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None) -> Self:
         """Estimate the mixture from the rows of ``X``.

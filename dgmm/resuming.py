@@ -8,7 +8,7 @@ runs: ``max_iter`` (but below the iterations that are done), ``verbose``, ``engi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -240,11 +240,26 @@ class FitCheckpoints:
         for problem in self._found.damaged:
             self._say(f"a newer checkpoint cannot be used and an older one was taken: {problem}")
 
-    def check_data(self, dataset: Dataset, profile: Profile) -> Profile:
+    def check_data(
+        self,
+        dataset: Dataset,
+        profile: Profile,
+        device: str = "cpu",
+        processors: Iterable[str] = (),
+    ) -> Profile:
         """The profile to go on with, after a check that it is of the rows that it was.
 
         On another kind of processor the moments of the same rows differ by rounding; those that
         the fit began with are then kept, since frames follow from them.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        profile : Profile
+        device : str, default="cpu"
+            Of the passes.
+        processors : iterable of str
+            Kinds of processor that workers computed the profile on.
 
         Raises
         ------
@@ -253,7 +268,8 @@ class FitCheckpoints:
         """
         if self._keeper is None:
             return profile
-        data, moments, here = data_identity(dataset, profile), moments_of(profile), surroundings()
+        data, moments = data_identity(dataset, profile), moments_of(profile)
+        here = surroundings(device, processors)
         if self._found is not None:
             state = self._found.state
             # Checkpoints did not always hold a digest of all rows.

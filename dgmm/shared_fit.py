@@ -253,7 +253,9 @@ def fitted(
     with meter, single_threaded_blas(), opened:
         placed = task if split else profile_on(task, device)
         profile = _fitted_side(opened, split).run(placed).total
-        profile = _checked(batch, profile, check, kept)
+        profile = _checked(batch, profile, check)
+        profile = kept.check_data(dataset, profile, device, opened.counters.processors)
+        warn_of_constants(profile, dataset)
         on_event(FitEvent("profile", message=f"{profile.n_rows} rows profiled"))
         steady = steadied(opened, profile.n_rows)
         frames = frames_of(profile, dataset.dtype)
@@ -276,16 +278,12 @@ def fitted(
         )  # fmt: skip
 
 
-def _checked(
-    batch: Batch, profile: Profile, check: Callable[[Profile], None], kept: FitCheckpoints
-) -> Profile:
-    """The profile to go on with, after all that can be refused by it."""
+def _checked(batch: Batch, profile: Profile, check: Callable[[Profile], None]) -> Profile:
+    """The profile, after all that can be refused by it."""
     check_skipped(batch.dataset, profile.skipped)
     check(profile)
     for one in batch.options:
         check_concentration(one, profile.weight)
-    profile = kept.check_data(batch.dataset, profile)
-    warn_of_constants(profile, batch.dataset)
     return profile
 
 

@@ -61,7 +61,7 @@ class Checkpoints:
             location = Location.of(self.place, self.storage_options)
         except TypeError as error:
             raise InvalidParameterError(
-                f"checkpoint={self.place!r}; it must be a path, a URL or a "
+                f"checkpoint is a {type(self.place).__name__}; it must be a path, a URL or a "
                 "dgmm.checkpoint.Checkpoints"
             ) from error
         if location.path is not None and not location.path.is_absolute():

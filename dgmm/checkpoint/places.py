@@ -147,15 +147,18 @@ class Directory:
 
     def _entries(self) -> list[os.DirEntry[str]]:
         def entries() -> list[os.DirEntry[str]]:
+            if not self._path.exists():
+                return []
             with os.scandir(self._path) as found:
                 return list(found)
 
-        return self._tried("list", entries) if self._path.exists() else []
+        return self._tried("list", entries)
 
     def _tried(self, what: str, action: Callable[[], T]) -> T:
         try:
             return action()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # ValueError: a name with a null character, which no system call takes.
             raise Location.of(self._path).failure(f"cannot {what}", error) from error
 
 

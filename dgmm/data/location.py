@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 from dgmm.errors import InvalidParameterError, SourceError, StoreUnavailableError
 
-__all__ = ["Location"]
+__all__ = ["Discreet", "Location"]
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+(://|::)")
 _USER_INFO = re.compile(r"//([^/@\s]*)@")
@@ -69,6 +69,11 @@ class Location:
         if not text.strip():
             # The folder that a program happens to run in is nobody's data.
             raise InvalidParameterError("the path is empty; name a file, a folder or a URL")
+        if storage_options is not None and not isinstance(storage_options, Mapping):
+            raise InvalidParameterError(
+                f"storage_options is a {type(storage_options).__name__}; it must be a dict of "
+                "options for fsspec"
+            )
         if _SCHEME.match(text):
             return cls(text.rstrip("/"), dict(storage_options or {}))
         if storage_options:
@@ -144,3 +149,18 @@ def _leaves(options: object) -> Iterator[str]:
     elif isinstance(options, list | tuple):
         for value in options:
             yield from _leaves(value)
+
+
+class Discreet(str):
+    """A URL as it was given, whose representation lacks user, password and query."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """A URL like this, and anything else as it is."""
+        is_url = isinstance(value, str) and _SCHEME.match(value) is not None
+        return cls(value) if is_url and not isinstance(value, cls) else value
+
+    def __repr__(self) -> str:
+        return repr(Location(str(self)).name)

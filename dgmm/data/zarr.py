@@ -20,7 +20,14 @@ from dgmm.data.location import Location
 from dgmm.data.planning import checked_ranges
 from dgmm.data.stamps import Stamp, changed, stamp_of
 from dgmm.data.zarr_damage import damaged_chunk
-from dgmm.data.zarr_identity import all_marks, codec_names, keys_of, marks_of, some_keys
+from dgmm.data.zarr_identity import (
+    all_marks,
+    codec_names,
+    keys_beyond,
+    keys_of,
+    marks_of,
+    some_keys,
+)
 from dgmm.data.zarr_layout import ZarrLayout, layout_of
 from dgmm.data.zarr_store import (
     MissingKeyError,
@@ -231,6 +238,7 @@ def open_zarr(
             "of them were written"
         )
     ranges = checked_ranges(layout.block_ranges(block_bytes), layout.shape)
+    _refuse_chunks_beyond(node, layout, location)
     few = some_keys(node, layout)
     keys = list(keys_of(node, layout, 0, layout.shape[0])) if few is None else few
     marks = marks_of(node.store, keys, location) if few else all_marks(node, keys, location)
@@ -252,6 +260,21 @@ def open_zarr(
         for rows in ranges
     ]
     return _dataset(handle, block_bytes, identity, list(zip(ranges, stamps, strict=True)))
+
+
+def _refuse_chunks_beyond(array: Any, layout: ZarrLayout, location: Location) -> None:
+    """Refuse an array that holds more than its metadata, which have no checksum, declare."""
+    keys = keys_beyond(array, layout)
+    if not isinstance(array.store, LocalStore | FsspecStore):
+        # A store in memory cannot say, an archive says the same of every name.
+        return
+    for key, mark in marks_of(array.store, keys, location).items():
+        if mark is not None:
+            raise SourceError(
+                f"{location.name} holds the chunk {key}, which is beyond the shape {layout.shape} "
+                "that its metadata declare: they are damaged, or the array was cut without its "
+                "chunks; put the metadata right, or remove such chunks"
+            )
 
 
 def _refuse_pickles(array: Any, location: Location) -> None:

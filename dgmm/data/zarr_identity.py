@@ -14,7 +14,7 @@ from dgmm.data.location import Location
 from dgmm.data.stamps import FileMark, mark_of, mark_of_path, tells_content
 from dgmm.data.zarr_layout import ZarrLayout, codecs_of
 
-__all__ = ["all_marks", "codec_names", "keys_of", "marks_of", "some_keys"]
+__all__ = ["all_marks", "codec_names", "keys_beyond", "keys_of", "marks_of", "some_keys"]
 
 # Requests at a time: more would only wait for each other.
 _REQUESTS = 64
@@ -47,6 +47,16 @@ def keys_of(array: Any, layout: ZarrLayout, start: int, stop: int) -> Iterator[s
         for column in range(n_columns):
             key = array.metadata.encode_chunk_key((row, column))
             yield f"{array.path}/{key}" if array.path else key
+
+
+def keys_beyond(array: Any, layout: ZarrLayout) -> list[str]:
+    """Keys that the first chunk below the last row, and right of the last column, would have."""
+    if layout.sizes is not None:
+        return []
+    rows, columns = layout.shard or layout.chunk
+    below, right = -(-layout.shape[0] // rows), -(-layout.shape[1] // columns)
+    names = [array.metadata.encode_chunk_key(place) for place in ((below, 0), (0, right))]
+    return [f"{array.path}/{name}" if array.path else name for name in names]
 
 
 def some_keys(array: Any, layout: ZarrLayout) -> list[str] | None:

@@ -32,7 +32,6 @@ def test_workers_are_terminated_and_killed(folder: Path) -> None:
     assert found["signals"] == 2
 
 
-@pytest.mark.slow
 def test_all_workers_die_as_they_start(folder: Path) -> None:
     found = scenarios.all_workers_die_as_they_start(folder, n_rows=4000, rounds=2)
     assert found["killed"] >= 4
@@ -42,7 +41,6 @@ def test_a_worker_that_is_stopped(folder: Path) -> None:
     scenarios.stopped_worker(folder, n_rows=200_000, worker_timeout=3)
 
 
-@pytest.mark.slow
 def test_nobody_left(folder: Path) -> None:
     found = scenarios.no_workers(folder, n_rows=4000, no_workers_timeout=2)
     assert found["error_after_s"] >= 2
@@ -57,23 +55,19 @@ def test_the_scheduler_is_stopped(folder: Path) -> None:
     assert found["error_after_s"] >= 3
 
 
-@pytest.mark.slow
 def test_the_client_is_restarted(folder: Path) -> None:
     scenarios.client_restarted(folder, n_rows=4000)
 
 
-@pytest.mark.slow
 def test_a_worker_runs_out_of_memory(folder: Path) -> None:
     assert blocks.out_of_memory(folder)["bits_equal"]
 
 
-@pytest.mark.slow
 def test_a_block_that_kills_workers(folder: Path) -> None:
     found = blocks.deadly_block(calm_seconds=1)
     assert found["named"] == "block 2"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "scenario",
     [

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -417,6 +419,28 @@ def test_another_machine_goes_on_with_a_warning(
     np.testing.assert_allclose(gm.means_, fitted(max_iter=6).means_, rtol=1e-9)
 
 
+HALF = """
+import sys, numpy as np, warnings
+from tests.checkpoint.test_files import ARGUMENTS, X, estimator
+
+warnings.simplefilter("ignore")
+estimator(**ARGUMENTS | {"max_iter": int(sys.argv[2])}, checkpoint=sys.argv[1]).fit(X)
+"""
+
+
+def test_another_choice_of_loops_is_said(tmp_path: Path) -> None:
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    if not found:
+        pytest.skip("this processor has nothing beyond NumPy's baseline")
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(found)}
+    subprocess.run(
+        [sys.executable, "-c", HALF, str(tmp_path), "3"],
+        check=True, timeout=120, env=environment,
+    )  # fmt: skip
+    with pytest.warns(RuntimeWarning, match=r"last bits .*processors was .* and is"):
+        fitted(checkpoint=tmp_path)
+
+
 # ------------------------------------------------------------------------------------ arguments
 
 
@@ -437,7 +461,15 @@ def test_intervals() -> None:
     [
         ({"resume": "maybe"}, "resume='maybe'; it must be one of 'auto', 'never', 'must'"),
         ({"resume": "must"}, "needs checkpoint="),
-        ({"checkpoint": 5}, "checkpoint=5; it must be a path, a URL"),
+        ({"checkpoint": 5}, "checkpoint is a int; it must be a path, a URL"),
+        ({"checkpoint": {"key": "a secret"}}, "checkpoint is a dict; it must be a path"),
+        ({"checkpoint": "a" * 300}, "cannot list .*: .*too long"),
+        ({"checkpoint": "a\0b"}, "cannot .*null"),
+        (
+            {"checkpoint": Checkpoints("memory://q", storage_options="x")},
+            "storage_options is a str",
+        ),
+        ({"checkpoint": Checkpoints("memory://q", storage_options=3)}, "storage_options is a int"),
         ({"checkpoint": Checkpoints("x", keep=0)}, "keep=0"),
         ({"checkpoint": "memory://"}, "names no prefix"),
         ({"checkpoint": "nonsense://x/y"}, "nonsense"),

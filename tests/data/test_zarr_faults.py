@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -19,6 +20,36 @@ from dgmm.errors import (
 )
 from dgmm.testing.sources import read_all
 from tests.data.zarr_arrays import CHECKED, write
+
+
+class TestShrunken:
+    """Metadata have no checksum: a shape that leaves chunks out is not believed."""
+
+    values = np.random.default_rng(0).normal(size=(100, 4))
+
+    @pytest.mark.parametrize("shards", [None, (20, 4)])
+    @pytest.mark.parametrize("version", [2, 3])
+    @pytest.mark.parametrize("shape", [(30, 4), (100, 2)])
+    def test_chunks_beyond_the_shape(self, tmp_path, version, shards, shape):
+        if version == 2 and shards:
+            pytest.skip("version 2 has no shards")
+        chunks = (10, 2) if shards is None else (10, 4)
+        options = {} if shards is None else {"shards": shards}
+        write(tmp_path / "x", self.values, chunks=chunks, zarr_format=version, **options)
+        path = tmp_path / "x" / ("zarr.json" if version == 3 else ".zarray")
+        document = json.loads(path.read_text())
+        document["shape"] = shape
+        path.write_text(json.dumps(document))
+        if shards and shape == (100, 2):
+            # The only column of chunks is as wide as before: nothing lies beyond it.
+            return
+        with pytest.raises(SourceError, match=r"beyond the shape .* damaged"):
+            open_dataset(tmp_path / "x")
+
+    def test_an_array_that_zarr_shrinks_has_none(self, tmp_path):
+        write(tmp_path / "x", self.values, chunks=(10, 2))
+        zarr.open_array(tmp_path / "x").resize((30, 2))
+        assert open_dataset(tmp_path / "x").shape == (30, 2)
 
 
 class TestMissing:

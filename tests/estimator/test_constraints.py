@@ -362,7 +362,10 @@ NIW = {
         ({**NIW, "covariance_prior": np.ones(2)}, r"covariance_prior has shape \(2,\)"),
         ({**NIW, "covariance_prior": 1e-12 * np.array([[2, 1], [0, 2]])}, "is not symmetric"),
         ({**NIW, "covariance_prior": np.eye(2) + 1j}, "(?s)covariance_prior=.*real numbers"),
-        ({**NIW, "mean_prior": np.ma.masked_equal([0.0, 1.0], 1.0)}, "(?s)mean_prior=.*real numbers"),
+        (
+            {**NIW, "mean_prior": np.ma.masked_equal([0.0, 1.0], 1.0)},
+            "(?s)mean_prior=.*real numbers",
+        ),
         ({**NIW, "mean_prior": np.array(["2020"], "M8[D]")}, "mean_prior=.*real numbers"),
         ({**NIW, "mean_prior": 1e200}, "mean_prior goes up to 1e.200, which overflows"),
         ({**NIW, "degrees_of_freedom_prior": "5"}, "degrees_of_freedom_prior='5'"),

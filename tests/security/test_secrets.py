@@ -93,6 +93,21 @@ def test_nothing_of_a_fit_shows_it(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert SECRET.encode() in pickle.dumps(dataset.blocks[0])
 
 
+@pytest.mark.parametrize("place", [f"{URL}/kept", f"https://u:{SECRET}@host/x?sig={SECRET}"])
+def test_no_estimator_shows_it(place: str) -> None:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    gm = dgmm.GaussianMixture(2, checkpoint=place)
+    for one in (gm, make_pipeline(StandardScaler(), gm), [gm]):
+        assert SECRET not in repr(one)
+        assert "GaussianMixture" in repr(one)
+    for one in (gm, make_pipeline(StandardScaler(), gm)):
+        assert SECRET not in one._repr_html_()
+        assert "//host" in one._repr_html_()
+    assert gm.get_params()["checkpoint"] == place
+
+
 def test_no_error_shows_it() -> None:
     dataset = dgmm.open_dataset(table(URL), storage_options=OPTIONS)
     Guarded.fails = True
