@@ -45,7 +45,7 @@ class DeviceProfilePass(Placed, ProfilePass):
     @property
     def buffer_bytes(self) -> int:
         # Rows as stored and in float64, centred, centred again, weighted, and their products.
-        return 6 * _TILE_BYTES + 16 * self.n_features**2
+        return 6 * _TILE_BYTES + (16 * self.n_features**2 if self.dense else 0)
 
     def evaluate(self, rows: Rows, workspace: None) -> Profile:
         make_current(self.device)

@@ -28,13 +28,13 @@ from dgmm.scalars import bad_row, first_bad
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 from dgmm.tiled import Tiled, values_of
 
-__all__ = ["BatchPass", "RowPass", "plan_batch"]
+__all__ = ["MOST_STACKED", "BatchPass", "RowPass", "plan_batch"]
 
 Array = np.ndarray[Any, Any]
 
 # Mixtures are stacked into one product up to this many components; beyond it the responsibilities
 # of a tile would push its features out of the cache.
-_MOST_STACKED = 1024
+MOST_STACKED = 1024
 
 # Nor beyond so many bytes of sums: a stack is the least that a pass can be asked for, and a batch
 # that is too large for the memory limit is split between stacks.
@@ -82,7 +82,7 @@ def _stacks(members: list[tuple[Member, Mixture]]) -> Iterator[list[tuple[Member
     for member, mixture in members:
         features = mixture.family.shape.block(Layout(mixture.n_features))
         more = 8 * member.n_components * features
-        full = size + member.n_components > _MOST_STACKED or nbytes + more > _MOST_STACKED_BYTES
+        full = size + member.n_components > MOST_STACKED or nbytes + more > _MOST_STACKED_BYTES
         if stack and full:
             yield stack
             stack, size, nbytes = [], 0, 0

@@ -23,7 +23,7 @@ from dgmm.profile import Profile, ProfilePass, refuse_non_finite
 from dgmm.row_sample import Sample, hash_rows
 from dgmm.statistics import BatchStatistics, SufficientStatistics
 
-__all__ = ["BothSides", "FittedSide", "Split"]
+__all__ = ["BothSides", "FittedSide", "Split", "on_fitted"]
 
 Array = np.ndarray[Any, Any]
 
@@ -258,15 +258,20 @@ class _Sides:
         return None
 
 
+def on_fitted(task: Any, split: Split) -> Any:
+    """A task on the rows that are not held out."""
+    if isinstance(task, ProfilePass):
+        return _ProfileOfFitted(task, split)
+    if isinstance(task, BatchPass) and not any(map(draws_by_row, task.policies)):
+        return _OnFitted(task, split)
+    return _WithoutHeld(task, split)
+
+
 class FittedSide(_Sides):
     """A session that shows the rows which are not held out, and no others."""
 
     def _wrapped(self, task: Any) -> Any:
-        if isinstance(task, ProfilePass):
-            return _ProfileOfFitted(task, self._split)
-        if isinstance(task, BatchPass) and not any(map(draws_by_row, task.policies)):
-            return _OnFitted(task, self._split)
-        return _WithoutHeld(task, self._split)
+        return on_fitted(task, self._split)
 
 
 class BothSides(_Sides):

@@ -314,13 +314,19 @@ class CentredKernel:
     def layout(self) -> Layout:
         return Layout(self.frame.n_features)
 
+    @property
+    def _has_pairs(self) -> bool:
+        """True if products of two features are summed."""
+        return self.n_moments == self.layout.full
+
     def tile_rows(self, backend: Backend) -> int:
         return backend.tile_rows(4 * self.frame.n_features + self.member.n_components, 8)
 
     def workspace_bytes(self, backend: Backend) -> int:
         d = self.frame.n_features
         tile = 8 * self.tile_rows(backend) * (4 * d + self.member.n_components + 8)
-        return tile + 2 * self.frame.inverse.nbytes + 16 * d**2
+        products = 24 * d**2 if self._has_pairs else 0
+        return tile + 2 * self.frame.inverse.nbytes + products
 
     def workspace(self, backend: Backend) -> SimpleNamespace:
         shape, xp = (self.frame.n_features, self.tile_rows(backend)), backend.xp
@@ -328,7 +334,7 @@ class CentredKernel:
             means=xp.asarray(self.frame.origin),
             whitening=xp.asarray(self.frame.inverse),
             constants=self.constants,
-            pairs=tuple(xp.asarray(index) for index in self.layout.upper),
+            pairs=tuple(map(xp.asarray, self.layout.upper)) if self._has_pairs else (),
             joint_values=xp.empty(self.member.n_components * shape[1]),
             white=xp.empty(shape),
             weighted=xp.empty(shape),
@@ -370,7 +376,7 @@ class CentredKernel:
     def _add_squares(self, out: Any, weighted: Any, ws: Any, backend: Backend) -> None:
         layout, size, xp = self.layout, self.n_moments, backend.xp
         white = ws.white[:, : weighted.shape[1]]
-        if size < layout.full:
+        if not self._has_pairs:
             squares = xp.einsum("db,db->d", weighted, white)
             out[layout.norm] += squares.sum()
             if size == layout.diagonal:

@@ -140,7 +140,9 @@ class ProfilePass:
     @property
     def workspace_bytes(self) -> int:
         hashes = _HASH_BYTES * min(self.piece_rows, self.n_rows)
-        return max(4 * 8 * _TILE_ROWS * self.n_features + 16 * self.n_features**2, hashes)
+        products = 16 * self.n_features**2 if self.dense else 0
+        tile = 4 * 8 * min(_TILE_ROWS, self.n_rows) * self.n_features
+        return max(tile + products, hashes)
 
     @property
     def result_bytes(self) -> int:

@@ -29,9 +29,10 @@ from dgmm.engine.devices import found_devices
 from dgmm.engine.local import LocalEngine
 from dgmm.engine.memory import MemoryMeter
 from dgmm.fixed import Fixed
+from dgmm.foreseen import passes_to_come
 from dgmm.guard import Level, first_level
 from dgmm.halving import halving_of
-from dgmm.holdout import FittedSide, Split
+from dgmm.holdout import FittedSide, Split, on_fitted
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
 from dgmm.notes import notes_of, warn_of_constants
@@ -141,6 +142,15 @@ class Batch:
             reserved += sum(checkpoint_bytes(one, n_features) for one in self.parameters)
         return reserved
 
+    def tasks(
+        self, profile: ProfilePass, level: Level, device: str, split: Split | None
+    ) -> list[Any]:
+        """Those of the passes to come, as far as shapes tell."""
+        shapes = [(one.family, one.n_components, one.n_init) for one in self.parameters]
+        batches = passes_to_come(shapes, self.dataset, level, device)
+        found = [profile, *batches]
+        return found if split is None else [on_fitted(one, split) for one in found]
+
     def per_chain(self, n_chains: int) -> list[MaximizationOptions]:
         """The options of each chain: those of an estimator follow each other."""
         return [one for one in self.options for _ in range(n_chains // len(self.options))]
@@ -242,16 +252,20 @@ def fitted(
     seeds = np.random.SeedSequence(entropy)
     task = profile_task(batch.parameters, dataset, seeds, digested=batch.is_kept)
     engine = engine_for(batch.estimators[0].engine, dataset)
-    opened = engine.session(
-        dataset, memory_limit=shared.memory_limit, reserved_bytes=batch.reserved_bytes(task)
-    )
     device, reason = batch.device(engine)
     split = batch.split(seeds)
     kept.check_configuration(configuration | {"device": device.partition(":")[0]})
+    level = first_level(dataset.dtype, shared.dtype, device)
+    placed = task if split else profile_on(task, device)
+    opened = engine.session(
+        dataset,
+        memory_limit=shared.memory_limit,
+        reserved_bytes=batch.reserved_bytes(task),
+        tasks=batch.tasks(placed, level, device, split),
+    )
     # One thread for the products between passes too: their bits must not depend on the machine, and
     # OpenBLAS's idle threads would spin for some 20 ms into the next pass.
     with meter, single_threaded_blas(), opened:
-        placed = task if split else profile_on(task, device)
         profile = _fitted_side(opened, split).run(placed).total
         profile = _checked(batch, profile, check)
         profile = kept.check_data(dataset, profile, device, opened.counters.processors)
@@ -262,7 +276,7 @@ def fitted(
         context = Context(_fitted_side(steady, split), frames, profile, device)
         chains = kept.chains
         if chains is None:
-            chains = starts(context, first_level(dataset.dtype, shared.dtype, device), seeds)
+            chains = starts(context, level, seeds)
         on_event(FitEvent("initialize", active=len(chains), message=_started(batch, chains)))
         accelerator = _accelerator_for(batch.parameters, dataset, profile)
         algorithm = _algorithm(batch, entropy, len(chains))

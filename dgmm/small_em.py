@@ -108,13 +108,14 @@ def small_em_start(
 
 
 def small_em_bytes(
-    n_features: int, n_components: int, itemsize: int, family: CovarianceFamily
+    n_features: int, n_components: int, itemsize: int, family: CovarianceFamily, n_sampled: int
 ) -> int:
     """Bytes that the short runs take beside the sample: their mixtures, and a pass over it."""
     covariances = n_components * int(np.prod(family.shape.trailing(n_features)))
     moments = n_components * family.shape.block(Layout(n_features))
-    tile = 2**20 + 8192 * 8 * (n_features + 8)
-    rows = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * (moments + n_components * n_features))
+    wanted = max(_LEAST_ROWS, _ROWS_PER_PARAMETER * (moments + n_components * n_features))
+    rows = min(wanted, n_sampled)
+    tile = 2**20 + min(8192, rows) * 8 * (n_features + 8)
     return _TRIES * 8 * (12 * covariances + 4 * moments) + 4 * tile + rows * n_features * itemsize
 
 

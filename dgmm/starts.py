@@ -49,7 +49,7 @@ def reserved_bytes(candidates: Sequence[FitParameters], task: ProfilePass) -> in
     )
     total += max(
         (
-            small_em_bytes(d, one.n_components, task.itemsize, one.family)
+            small_em_bytes(d, one.n_components, task.itemsize, one.family, n_sampled)
             for one in candidates
             if one.init_params == SMALL_EM
         ),

@@ -204,12 +204,17 @@ def expected_statistics(mixture: Mixture, frame: Frame) -> SufficientStatistics:
     weights = mixture.weights[:, None]
     offsets = mixture.means - frame.origin
     covariances = mixture.family.per_component(mixture.covariances, mixture.n_components)
-    dense = shape.dense(covariances, mixture.n_features)
-    dense = weights[:, :, None] * (dense + offsets[:, :, None] * offsets[:, None, :])
-    squares, pairs = pack_symmetric(dense, layout)
+    size = shape.block(layout)
+    if size < layout.full:
+        squares = weights * (shape.variances(covariances, mixture.n_features) + offsets**2)
+        pairs = np.empty((len(squares), 0))
+    else:
+        dense = shape.dense(covariances, mixture.n_features)
+        dense = weights[:, :, None] * (dense + offsets[:, :, None] * offsets[:, None, :])
+        squares, pairs = pack_symmetric(dense, layout)
     norm = squares.sum(axis=1, keepdims=True)
     columns = [weights, weights * offsets, norm, squares, pairs]
-    moments = np.concatenate(columns, axis=1)[:, : shape.block(layout)]
+    moments = np.concatenate(columns, axis=1)[:, :size]
     return SufficientStatistics(moments, frame, 0.0, 1.0, 0)
 
 

@@ -116,12 +116,16 @@ class Keeper:
             If the place cannot be read: that is no damage, and an older one would be wrong.
         """
         damaged: list[str] = []
+        useless: set[int] = set()
         for number in reversed(self.place.numbers()):
             label = self.place.label(number)
             try:
                 file, size = self.place.open(number)
                 with file:
-                    return Found(decode(label, file, size), label, tuple(damaged))
+                    found = Found(decode(label, file, size), label, tuple(damaged))
+                # They count for none of those that are kept, and go once there is a newer one.
+                self._is_foreign |= useless
+                return found
             except CheckpointError as error:
                 damaged.append(str(error))
             except OSError as error:
@@ -129,6 +133,7 @@ class Keeper:
                 if getattr(error, "errno", None) != errno.EIO:
                     raise
                 damaged.append(f"{label} cannot be read: {error}")
+            useless.add(number)
         if damaged:
             raise CheckpointError(
                 f"none of the {len(damaged)} checkpoints in {self.place.name} can be used: "

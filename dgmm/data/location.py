@@ -16,8 +16,10 @@ from dgmm.errors import InvalidParameterError, SourceError, StoreUnavailableErro
 __all__ = ["Discreet", "Location"]
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+(://|::)")
-_USER_INFO = re.compile(r"//([^/@\s]*)@")
-_QUERY = re.compile(r"\?(\S*)")
+# "user:password@" up to the last "@" before a query or fragment: passwords hold slashes, and "@"
+# too. (A port and an "@" in a path look the same, which costs a name and shows no secret.)
+_USER_INFO = re.compile(r"//([^/?#]*:[^?#]*|[^/?#]*)@")
+_QUERY = re.compile(r"[?#](.*)", re.DOTALL)
 # Shorter values ("true", "1") would blank out innocent words of a message.
 _SHORTEST_SECRET = 5
 # What the user has to change: a place that is not there, options that make no sense. Every file
@@ -92,7 +94,7 @@ class Location:
 
     @cached_property
     def name(self) -> str:
-        """The path, or the URL without user, password and query."""
+        """The path, or the URL without user, password, query and fragment."""
         if self.path is not None:
             return self.url
         return _QUERY.sub("", _USER_INFO.sub("//", self.url))
@@ -105,7 +107,7 @@ class Location:
         found = {*_leaves(self.storage_options), *_USER_INFO.findall(self.url)}
         found.update(_QUERY.findall(self.url))
         for text in tuple(found):
-            found.update(re.split(r"[:&=]", text))
+            found.update(re.split(r"[:&=@/]", text))
         hidden = (text for text in found if len(text) >= _SHORTEST_SECRET)
         return tuple(sorted((text for text in hidden if text not in self.name), key=len))[::-1]
 

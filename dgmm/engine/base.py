@@ -175,7 +175,12 @@ class Engine(Protocol):
     """Where passes run."""
 
     def session(
-        self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
+        self,
+        dataset: Dataset,
+        *,
+        memory_limit: int | None = None,
+        reserved_bytes: int = 0,
+        tasks: Sequence[BlockTask[Any]] = (),
     ) -> Session:
         """Open a dataset.
 
@@ -188,5 +193,8 @@ class Engine(Protocol):
             dgmm had been imported. None: half of the memory that is free.
         reserved_bytes : int, default=0
             Bytes of the driver that the caller uses for its own purposes during the session.
+        tasks : sequence of BlockTask, optional
+            Of passes to come. If one of them cannot fit in the limit, that is said now, before
+            anything is read, with what the largest of them needs.
         """
         ...

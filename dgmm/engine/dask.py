@@ -6,11 +6,13 @@ import logging
 import pickle
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dgmm.data.dataset import Dataset
+from dgmm.engine.base import BlockTask
 from dgmm.engine.dask_security import check_security, holds_keys
 from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.errors import DgmmError, EngineError, InvalidParameterError
@@ -90,7 +92,12 @@ class DaskEngine:
         self._own = _OwnCluster(n_workers, security)
 
     def session(
-        self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
+        self,
+        dataset: Dataset,
+        *,
+        memory_limit: int | None = None,
+        reserved_bytes: int = 0,
+        tasks: Sequence[BlockTask[Any]] = (),
     ) -> DaskSession:
         """Open a dataset; see :class:`dgmm.engine.base.Engine`.
 
@@ -109,6 +116,7 @@ class DaskEngine:
             dataset,
             memory_limit=memory_limit,
             reserved_bytes=reserved_bytes,
+            tasks=tasks,
             timeouts=self.timeouts,
             # A cluster of somebody else's cannot be replaced from here.
             renew=self._own.client if client is None else None,

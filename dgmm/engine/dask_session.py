@@ -27,7 +27,14 @@ from dgmm.engine.dask_graph import (
 from dgmm.engine.dask_stream import Ahead
 from dgmm.engine.dask_suspects import examine
 from dgmm.engine.dask_timeouts import Timeouts
-from dgmm.engine.memory import Demand, MemoryPlan, demand_of, plan_memory, resolve_limit
+from dgmm.engine.memory import (
+    Demand,
+    MemoryPlan,
+    check_memory,
+    demand_of,
+    plan_memory,
+    resolve_limit,
+)
 from dgmm.engine.pieces import cut_finely, value_bytes
 from dgmm.engine.processor import warn_of_mixed
 from dgmm.engine.spreading import joined, lend, spread
@@ -69,6 +76,7 @@ class DaskSession:
         *,
         memory_limit: int | None,
         reserved_bytes: int,
+        tasks: Sequence[BlockTask[Any]] = (),
         timeouts: Timeouts,
         renew: Callable[[], Client] | None = None,
     ) -> None:
@@ -86,7 +94,17 @@ class DaskSession:
         self._worker_limit = memory_limit or steadily(self._cluster.worker_memory) // 2
         self._demand = _worker_demand(dataset, len(workers))
         self._held: Held | None = None
-        self.plan = plan_memory(self._demand, max(workers.values()), self._worker_limit)
+        most = max(workers.values())
+        known = [self._worker_demand_of((one,), most, 0) for one in tasks]
+        received = max((2 * ARITY * one.result_bytes for one in tasks), default=0)
+        here = self._driver_demand({"results received": received})
+        if self._driver_limit == self._worker_limit:
+            # One number was given for all processes, and has to be enough for each.
+            check_memory([self._demand, *known, here], self._worker_limit)
+        else:
+            check_memory([self._demand, *known], self._worker_limit)
+            check_memory([here], self._driver_limit)
+        self.plan = plan_memory(self._demand, most, self._worker_limit)
 
     def run(
         self,
@@ -352,6 +370,18 @@ class DaskSession:
         value_bytes: int = 0,
         other: Mapping[str, int] | None = None,
     ) -> None:
+        demand = self._worker_demand_of(slices, n_threads, n_kept, value_bytes, other)
+        self.plan = plan_memory(demand, n_threads, self._worker_limit)
+
+    def _worker_demand_of(
+        self,
+        slices: Sequence[BlockTask[Any]],
+        n_threads: int,
+        n_kept: int,
+        value_bytes: int = 0,
+        other: Mapping[str, int] | None = None,
+    ) -> Demand:
+        """What a pass needs in a worker, beside what reading does."""
         result_bytes = sum(one.result_bytes for one in slices)
         waiting = (ranges_of_worker(n_threads) + ARITY + n_kept) * result_bytes
         items = {
@@ -360,7 +390,7 @@ class DaskSession:
             "compiled loops": getattr(slices[0], "library_bytes", 0),
             **(other or {}),
         }
-        demand = replace(
+        return replace(
             self._demand,
             workspace_bytes=max(one.workspace_bytes for one in slices),
             result_bytes=result_bytes,
@@ -368,12 +398,13 @@ class DaskSession:
             value_bytes=value_bytes,
             other=items,
         )
-        self.plan = plan_memory(demand, n_threads, self._worker_limit)
 
     def _plan_driver(self, received: dict[str, int]) -> None:
         """Refuse a pass whose results the driver cannot take in."""
-        other = {"reserved by the caller": self._reserved, **received}
-        plan_memory(Demand(0, 1, 0, other=other), 1, self._driver_limit)
+        plan_memory(self._driver_demand(received), 1, self._driver_limit)
+
+    def _driver_demand(self, received: dict[str, int]) -> Demand:
+        return Demand(0, 1, 0, other={"reserved by the caller": self._reserved, **received})
 
     def _count(self, node: NodeResult[Any]) -> None:
         self.counters.block_reads += node.reads.blocks

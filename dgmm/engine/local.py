@@ -22,6 +22,7 @@ from dgmm.engine.memory import (
     READERS,
     Demand,
     MemoryPlan,
+    check_memory,
     demand_of,
     plan_memory,
     resolve_limit,
@@ -63,7 +64,12 @@ class LocalEngine:
         self.n_threads = n_threads
 
     def session(
-        self, dataset: Dataset, *, memory_limit: int | None = None, reserved_bytes: int = 0
+        self,
+        dataset: Dataset,
+        *,
+        memory_limit: int | None = None,
+        reserved_bytes: int = 0,
+        tasks: Sequence[BlockTask[Any]] = (),
     ) -> LocalSession:
         """Open a dataset; see :class:`dgmm.engine.base.Engine`.
 
@@ -73,7 +79,7 @@ class LocalEngine:
             If not even one block at a time fits in the limit.
         """
         threads = self.n_threads or _n_cores()
-        return LocalSession(dataset, threads, resolve_limit(memory_limit), reserved_bytes)
+        return LocalSession(dataset, threads, resolve_limit(memory_limit), reserved_bytes, tasks)
 
     def __repr__(self) -> str:
         return f"LocalEngine(n_threads={self.n_threads})"
@@ -99,7 +105,14 @@ class LocalSession:
         Of the latest pass.
     """
 
-    def __init__(self, dataset: Dataset, n_threads: int, limit: int, reserved_bytes: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        n_threads: int,
+        limit: int,
+        reserved_bytes: int,
+        tasks: Sequence[BlockTask[Any]] = (),
+    ) -> None:
         return_freed_blocks()
         self.dataset = dataset
         self.counters = Counters()
@@ -111,6 +124,9 @@ class LocalSession:
         self._devices = DevicePasses(self._cache, self._largest, dataset.nbytes)
         self._one_pass = threading.Lock()
         self._ahead: _Ahead | None = None
+        # What a GPU needs is its own affair.
+        known = [self._demand_of((one,), self._demand) for one in tasks if not devices_of(one)]
+        check_memory([self._with_reserved(one) for one in (self._demand, *known)], limit)
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             n_threads + READERS, thread_name_prefix="dgmm"
         )
@@ -298,25 +314,31 @@ class LocalSession:
     def _make_plan_of(
         self, slices: Sequence[BlockTask[Any]], selection: Selection, demand: Demand
     ) -> None:
+        most_threads = COMPUTING * len(devices_of(slices[0]))
+        demand = self._demand_of(slices, demand, selection.shape.height)
+        self.plan = self._make_plan(demand, most_threads)
+
+    def _demand_of(
+        self, slices: Sequence[BlockTask[Any]], demand: Demand, height: int | None = None
+    ) -> Demand:
+        """What a pass needs, beside what reading does."""
         libraries = {"compiled loops": getattr(slices[0], "library_bytes", 0)}
-        devices = devices_of(slices[0])
-        self.plan = self._make_plan(
-            replace(
-                demand,
-                block_parts=len(slices) * demand.block_parts,
-                workspace_bytes=max(one.workspace_bytes for one in slices),
-                # Slices wait in a tree each, but not more bytes of them than of whole values.
-                result_bytes=sum(one.result_bytes for one in slices),
-                height=selection.shape.height,
-                other={**demand.other, **libraries},
-            ),
-            COMPUTING * len(devices),
+        return replace(
+            demand,
+            block_parts=len(slices) * demand.block_parts,
+            workspace_bytes=max(one.workspace_bytes for one in slices),
+            # Slices wait in a tree each, but not more bytes of them than of whole values.
+            result_bytes=sum(one.result_bytes for one in slices),
+            height=self._everything.shape.height if height is None else height,
+            other={**demand.other, **libraries},
         )
 
+    def _with_reserved(self, demand: Demand) -> Demand:
+        return replace(demand, other={"reserved by the caller": self._reserved, **demand.other})
+
     def _make_plan(self, demand: Demand, most_threads: int = 0) -> MemoryPlan:
-        other = {"reserved by the caller": self._reserved, **demand.other}
         threads = min(self._n_threads, most_threads or self._n_threads)
-        return plan_memory(replace(demand, other=other), threads, self._limit)
+        return plan_memory(self._with_reserved(demand), threads, self._limit)
 
     def _count(self, feed: Feed) -> None:
         self.counters.block_reads += feed.reads.blocks

@@ -23,6 +23,7 @@ __all__ = [
     "MemoryMeter",
     "MemoryPlan",
     "available_memory",
+    "check_memory",
     "demand_of",
     "plan_memory",
     "resolve_limit",
@@ -152,6 +153,19 @@ def demand_of(blocks: Iterable[Block], block_parts: int) -> Demand:
         block_parts=max(1, block_parts),
         dataset_bytes=sum(block.nbytes for block in read),
     )
+
+
+def check_memory(demands: Iterable[Demand], limit: int) -> None:
+    """Refuse what does not fit, by the demand that asks for most.
+
+    Raises
+    ------
+    MemoryLimitError
+        If one thread with one block in flight does not fit.
+    """
+    items = max((one.items(1, 1, 1) for one in demands), key=lambda one: sum(one.values()))
+    if sum(items.values()) > limit:
+        raise MemoryLimitError(_too_small(items, limit))
 
 
 def plan_memory(demand: Demand, n_threads: int, limit: int) -> MemoryPlan:

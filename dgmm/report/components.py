@@ -113,7 +113,7 @@ def scale_of(model: Parameters) -> Scale:
     weights, means = np.asarray(model.weights_, float), np.asarray(model.means_, float)
     shape = family_of(model.covariance_type).shape
     covariances = _per_component(model)
-    variances = [np.diagonal(shape.dense(one, means.shape[1])) for one in covariances]
+    variances = [shape.variances(one, means.shape[1]) for one in covariances]
     mean = weights @ means
     return Scale(mean, np.sqrt(weights @ (variances + (means - mean) ** 2)))
 

@@ -118,6 +118,10 @@ class CovarianceShape(ABC):
         """Covariances as dense matrices (..., D, D)."""
 
     @abstractmethod
+    def variances(self, covariances: Array, n_features: int) -> Array:
+        """The diagonals of the covariances (..., D)."""
+
+    @abstractmethod
     def trace_product(self, precision: Array, scatter: Array) -> Array:
         """tr(P S) for a scatter in the stored shape."""
 

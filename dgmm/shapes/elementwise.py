@@ -105,6 +105,9 @@ class _Diagonal(_Elementwise):
     def dense(self, covariances: Array, n_features: int) -> Array:
         return covariances[..., :, None] * np.eye(n_features)
 
+    def variances(self, covariances: Array, n_features: int) -> Array:
+        return covariances
+
     def trace_product(self, precision: Array, scatter: Array) -> Array:
         return np.sum(precision * scatter, axis=-1)
 
@@ -165,6 +168,9 @@ class _Scalar(_Elementwise):
 
     def dense(self, covariances: Array, n_features: int) -> Array:
         return np.asarray(covariances)[..., None, None] * np.eye(n_features)
+
+    def variances(self, covariances: Array, n_features: int) -> Array:
+        return np.repeat(np.asarray(covariances)[..., None], n_features, axis=-1)
 
     def trace_product(self, precision: Array, scatter: Array) -> Array:
         return precision * scatter

@@ -132,6 +132,9 @@ class _Matrix(CovarianceShape):
     def dense(self, covariances: Array, n_features: int) -> Array:
         return covariances
 
+    def variances(self, covariances: Array, n_features: int) -> Array:
+        return np.einsum("...ii->...i", covariances)
+
     def trace_product(self, precision: Array, scatter: Array) -> Array:
         return np.einsum("...ij,...ij->...", precision, scatter)
 

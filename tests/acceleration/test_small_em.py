@@ -122,7 +122,7 @@ def test_candidates_of_a_selection_take_it(x):
 
 
 def test_what_it_takes_is_projected(x):
-    sizes = [small_em.small_em_bytes(d, 8, 8, family_of("full")) for d in (4, 16, 64)]
+    sizes = [small_em.small_em_bytes(d, 8, 8, family_of("full"), 10**6) for d in (4, 16, 64)]
     assert sizes == sorted(sizes)
     with pytest.raises(dgmm.MemoryLimitError):
         dgmm.GaussianMixture(8, init_params="small_em", memory_limit="4MiB").fit(x)

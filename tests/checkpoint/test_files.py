@@ -262,6 +262,20 @@ def test_a_damaged_one_falls_back_to_the_one_before(place: Path) -> None:
     assert any("00000005" in note for note in gm.record_.notes)
 
 
+def test_damaged_ones_are_not_counted_among_those_kept(tmp_path: Path) -> None:
+    fitted(checkpoint=tmp_path, checkpoint_every=1, max_iter=4)
+    *_, second, newest = sorted(tmp_path.iterdir())
+    for path in (second, newest):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.warns(RuntimeWarning, match="a newer checkpoint cannot be used"):
+        fitted(checkpoint=tmp_path, checkpoint_every=1, max_iter=6)
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 3
+    for path in left:
+        with path.open("rb") as file:
+            decode(str(path), file, path.stat().st_size)
+
+
 def test_all_damaged_is_an_error(place: Path) -> None:
     for path in place.iterdir():
         flip(path)

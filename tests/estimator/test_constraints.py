@@ -427,6 +427,15 @@ def test_a_single_covariance_of_a_tied_family_cannot_be_fixed(family: str) -> No
     fit(covariance_type=family, fixed={"covariances": [0, 1, 2]}, max_iter=2)
 
 
+def traced_peak(call: Any) -> int:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("family", ["diag", "spherical", "tied_diag", "tied_spherical"])
 @pytest.mark.parametrize("device", ["cpu", "cpu-compiled"])
 @pytest.mark.parametrize(
@@ -450,12 +459,32 @@ def test_no_matrix_is_made_for_families_without_one(
         2, covariance_type=family, max_iter=1, random_state=0, device=device, **options
     )
     model.fit(x)
-    tracemalloc.start()
-    model.fit(x).predict(x)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
     # One of d x d would take 50 MB.
-    assert peak < 8 * d**2
+    assert traced_peak(lambda: model.fit(x).predict(x)) < 8 * d**2
+
+
+@pytest.mark.parametrize("family", ["diag", "spherical", "tied_diag", "tied_spherical"])
+def test_none_is_made_far_from_the_origin_and_by_batches_either(family: str) -> None:
+    d = 2500
+    x = np.random.default_rng(0).normal(size=(30, d))
+    x[::2] += 1e9
+    model = dgmm.GaussianMixture(
+        2, covariance_type=family, max_iter=1, random_state=0, device="cpu", reg_covar=1e-3
+    )
+    model.fit(x)
+    assert model.record_.restarts[0].kernel == "centred"
+    assert traced_peak(lambda: model.fit(x)) < 8 * d**2
+    near = x % 1.0
+    assert traced_peak(lambda: model.fit(near).partial_fit(near)) < 8 * d**2
+
+
+def test_none_is_projected_either() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 8000)).astype(np.float32)
+    for options in ({}, {"init_params": "small_em"}):
+        dgmm.GaussianMixture(
+            3, covariance_type="diag", max_iter=1, random_state=0, memory_limit="600MiB",
+            engine=dgmm.LocalEngine(1), device="cpu", **options,
+        ).fit(x)  # fmt: skip
 
 
 def test_a_matrix_is_the_prior_of_families_with_matrices() -> None:

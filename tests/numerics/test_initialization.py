@@ -144,10 +144,11 @@ def test_the_sample_is_a_function_of_the_problem():
 
 def traced_peak(call):
     tracemalloc.start()
-    call()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_memory_of_a_start_is_what_was_reserved():

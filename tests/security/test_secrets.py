@@ -168,6 +168,29 @@ def test_a_location_is_named_without_it() -> None:
     assert SECRET not in place.name + repr(place) + place.scrub(f"no {SECRET} at {PLACE}")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://user:{SECRET}@host/x.zarr",
+        f"https://user:se/{SECRET}@host/x.zarr",
+        f"https://user:p@{SECRET}@host/x.zarr",
+        f"https://{SECRET}@host/x.zarr",
+        f"https://host/x.zarr?sig={SECRET}",
+        f"https://host/x.zarr?sig=AB {SECRET}",
+        f"https://host/x.zarr#token={SECRET}",
+        f"https://host/x.zarr?a=b#{SECRET}",
+    ],
+)
+def test_a_url_is_shown_without_its_credentials(url: str) -> None:
+    place = Location.of(url)
+    assert place.name == "https://host/x.zarr"
+    assert SECRET not in repr(place) + place.scrub(f"no answer from {url}")
+
+
+def test_a_path_may_hold_an_at_sign() -> None:
+    assert Location.of("s3://bucket/run@2/x.zarr").name == "s3://bucket/run@2/x.zarr"
+
+
 class Unloadable:
     """Comes out of a pickle as an error: of a library, say, that a worker has not got."""
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import dgmm
+from dgmm.covariance import family_names
 from dgmm.data.dataset import Rows
 from dgmm.em import Chain, best_chain
 from dgmm.engine.base import Reduced
+from dgmm.engine.local import LocalSession
 from dgmm.errors import MemoryLimitError
 from dgmm.expectation import BatchPass, plan_batch
 from dgmm.guard import Level
@@ -89,6 +91,64 @@ def test_the_memory_of_all_restarts_is_projected() -> None:
         assert sum(one.nbytes for one in total.members) <= task.result_bytes
         sizes.append(task.result_bytes)
     assert sizes[1] == 500 * sizes[0]
+
+
+def _least_limit(fit) -> str:
+    """What the refusal of the smallest limit asks for."""
+    with pytest.raises(dgmm.MemoryLimitError) as caught:
+        fit("30MiB")
+    return re.search(r"need (\d+ MiB)", str(caught.value))[1]
+
+
+@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("n_init", [1, 30])
+def test_what_is_asked_for_before_the_first_read_is_enough(
+    name, n_init, tmp_path, monkeypatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(6000, 24)).astype(np.float32)
+    zarr.create_array(tmp_path / "x", data=x, chunks=(1000, 24))
+
+    def fit(limit):
+        return dgmm.GaussianMixture(
+            12, covariance_type=name, n_init=n_init, max_iter=2, tol=0, random_state=0,
+            device="cpu", engine=dgmm.LocalEngine(1), memory_limit=limit,
+        ).fit(tmp_path / "x")  # fmt: skip
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalSession, "run", None)  # nothing is read
+        limit = _least_limit(fit)
+    assert fit(limit).n_iter_ == 2
+
+
+def test_a_selection_asks_for_what_all_candidates_need(tmp_path) -> None:
+    x = np.random.default_rng(0).normal(size=(6000, 24)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+
+    def fit(limit):
+        return dgmm.select_model(
+            tmp_path / "x.npy", [2, 40], covariance_types=("full", "diag"), criterion="heldout",
+            max_iter=2, tol=0, random_state=0, device="cpu", memory_limit=limit,
+        )  # fmt: skip
+
+    assert fit(_least_limit(fit)).best_.fitted_
+
+
+def test_workers_are_asked_before_they_read() -> None:
+    x = np.random.default_rng(0).normal(size=(6000, 24)).astype(np.float32)
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+
+        def fit(limit):
+            return dgmm.GaussianMixture(
+                12, n_init=30, max_iter=2, tol=0, random_state=0, device="cpu",
+                engine=dgmm.DaskEngine(client), memory_limit=limit,
+            ).fit(dgmm.open_dataset(x, block_bytes=96000))  # fmt: skip
+
+        assert fit(_least_limit(fit)).n_iter_ == 2
 
 
 class Tight(SerialSession):

@@ -1,0 +1,70 @@
+"""The passes of a fit before there is anything to fit: what they will need, by shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dgmm.covariance import CovarianceFamily
+from dgmm.data.dataset import Dataset
+from dgmm.expectation import MOST_STACKED, BatchPass, plan_batch
+from dgmm.frame import Frame
+from dgmm.guard import Frames, Level
+from dgmm.mixture import Mixture
+from dgmm.passes import cut_kernels
+from dgmm.posterior import Expectation
+
+__all__ = ["passes_to_come"]
+
+
+def passes_to_come(
+    shapes: Sequence[tuple[CovarianceFamily, int, int]],
+    dataset: Dataset,
+    level: Level,
+    device: str,
+) -> Iterator[BatchPass]:
+    """One pass for each kernel of the batch, the least that a pass can be cut down to.
+
+    Their coefficients are of no mixture, and of the shapes that those of the fit will have.
+
+    Parameters
+    ----------
+    shapes : sequence of (family, n_components, n_mixtures)
+        Of the mixtures of the batch.
+    dataset : Dataset
+    level : Level
+        The kernel that the fit begins with; it may come to need the next safer one.
+    device : str
+    """
+    d = dataset.n_features
+    plain = Frame(np.zeros(d))
+    mixes = any(family.shape.uses_whitening() for family, _, _ in shapes)
+    frames = Frames(plain, replace(plain, factor=np.eye(d)) if mixes else plain, True)
+    mixtures: list[Mixture] = []
+    for family, k, n in shapes:
+        # Those that no longer go into one kernel are in others of the same size.
+        mixtures += [_mixture(family, k, d)] * min(n, 1 + MOST_STACKED // k)
+    n_blocks = sum(block.n_rows > 0 for block in dataset.blocks)
+    seen: set[tuple[int, int]] = set()
+    for each in sorted({level, max(level, Level.FLOAT64)}):
+        kernels = plan_batch(mixtures, [each] * len(mixtures), frames, quadratic=False)
+        if not device.startswith("cuda"):
+            kernels = tuple(cut_kernels(kernels, n_blocks))
+        for kernel in kernels:
+            one = BatchPass((kernel,), Expectation(), device)
+            size = (one.workspace_bytes, one.result_bytes)
+            if size not in seen:
+                seen.add(size)
+                yield one
+
+
+def _mixture(family: CovarianceFamily, n_components: int, n_features: int) -> Mixture:
+    shape = family.covariances_shape(n_components, n_features)
+    return Mixture(
+        np.full(n_components, 1.0 / n_components),
+        np.zeros((n_components, n_features)),
+        np.broadcast_to(family.shape.identity(n_features), shape),
+        family.name,
+    )
