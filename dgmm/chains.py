@@ -59,9 +59,10 @@ class Chain:
     lower_bound : float
         Of the last iteration, per row: the log-likelihood, and with priors the log posterior.
     lower_bounds : tuple of float
-    status : {"running", "converged", "max_iter", "retired", "halved"}
+    status : {"running", "converged", "max_iter", "collapsed", "retired", "halved"}
+        ``collapsed``: it ended early, at the best iterate that it kept.
     reason : str
-        Why it retired or was halved away.
+        Why it retired, was halved away or ended early.
     empty : frozenset of int
         Components that were without rows at some iteration and stayed, numbered as in the start.
     safest : Level or None

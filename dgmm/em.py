@@ -354,6 +354,7 @@ def _advance(
 
 
 def _retire_singular(chains: list[Chain]) -> None:
+    """End the chains with a collapsed component: at their best iterate, where they keep one."""
     for i, chain in enumerate(chains):
         if chain.status != "retired" and chain.mixture.singular_components:
             k = chain.mixture.singular_components[0]
@@ -362,7 +363,12 @@ def _retire_singular(chains: list[Chain]) -> None:
                 f"component {k} (weight {share:.3g}) collapsed at iteration "
                 f"{len(chain.lower_bounds)}: its covariance is not positive definite"
             )
-            chains[i] = replace(chain, status="retired", reason=reason)
+            if chain.best is None:
+                chains[i] = replace(chain, status="retired", reason=reason)
+            else:
+                # A draw went wrong, which takes nothing from the iterates before it.
+                reason += "; it ends at the likeliest of the iterates before"
+                chains[i] = replace(chain.at_best(), status="collapsed", reason=reason)
 
 
 def _halve(chains: list[Chain], halving: Halving, iteration: int) -> None:
@@ -377,7 +383,8 @@ def _announce_retired(
     chains: list[Chain], iteration: int, indices: Sequence[int]
 ) -> Iterator[FitEvent]:
     for i in indices:
-        if chains[i].is_out:
+        # One that has only converged has none.
+        if chains[i].reason:
             message = f"{chains[i].name or f'restart {i}'} retired: {chains[i].reason}"
             yield FitEvent("retired", iteration=iteration, message=message)
 

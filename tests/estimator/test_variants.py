@@ -65,6 +65,48 @@ def test_sem_returns_the_likeliest_mixture_that_it_saw(family):
     assert gm.lower_bound_ > fitted(covariance_type=family, tol=1e-8).lower_bound_ - 0.01
 
 
+COLLAPSING = {"n_components": 10, "reg_covar": 0.0, "max_iter": 200}
+
+
+@pytest.mark.parametrize("annealing", [None, [2.0, 1.5]])
+def test_sem_that_collapses_ends_at_the_likeliest_mixture_that_it_saw(annealing):
+    x = np.random.default_rng(1).normal(size=(300, 4))
+    gm = fitted("sem", x=x, annealing=annealing, **COLLAPSING)
+    (restart,) = gm.record_.restarts
+    assert restart.status == "collapsed" and not restart.was_given_up
+    assert gm.n_iter_ < 200 and not gm.converged_
+    assert gm.lower_bound_ == max(gm.lower_bounds_) == gm.record_.log_likelihood
+    assert gm.lower_bound_ == pytest.approx(gm.score(x), rel=1e-9)
+    assert any("collapsed at iteration" in note and "likeliest" in note for note in gm.record_.notes)
+
+
+def test_restarts_of_sem_that_collapse_compete_with_the_others():
+    x = np.random.default_rng(1).normal(size=(300, 4))
+    gm = fitted("sem", x=x, n_init=3, **COLLAPSING)
+    assert gm.lower_bound_ == max(max(one.lower_bounds) for one in gm.record_.restarts)
+    found = dgmm.select_model(x, [10], algorithm="sem", random_state=0, reg_covar=0, max_iter=200)
+    alone = fitted("sem", x=x, **COLLAPSING)
+    assert_array_equal(found.best_.means_, alone.means_)
+
+
+@pytest.mark.parametrize("choice", ["keep", "reseed", "drop"])
+def test_sem_that_collapses_goes_with_every_choice_of_what_becomes_of_empty_components(choice):
+    x = np.random.default_rng(1).normal(size=(300, 4))
+    gm = fitted("sem", x=x, empty_components=choice, **COLLAPSING)
+    assert gm.lower_bound_ == pytest.approx(gm.score(x), rel=1e-9)
+
+
+def test_sem_that_collapses_is_gone_on_with_to_the_same_bits(tmp_path):
+    x = np.random.default_rng(1).normal(size=(300, 4))
+    whole = fitted("sem", x=x, n_init=2, **COLLAPSING)
+    kept = {**COLLAPSING, "n_init": 2, "checkpoint": tmp_path / "fit"}
+    longest = max(one.n_iter for one in whole.record_.restarts)
+    fitted("sem", x=x, **{**kept, "max_iter": longest - 1})
+    resumed = fitted("sem", x=x, **kept)
+    assert_array_equal(resumed.means_, whole.means_)
+    assert resumed.record_.restarts == whole.record_.restarts
+
+
 def test_sem_does_not_warn_of_convergence():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
