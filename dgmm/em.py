@@ -213,7 +213,7 @@ def iterate(
             _accelerated_step(context, chains, active, rules, accelerator, iteration)
         _retire_singular(chains)
         if halving is not None:
-            _halve(chains, halving, iteration)
+            _halve(chains, halving, iteration, len(algorithm.temperatures))
         if accelerator is not None:
             _give_way(chains, accelerator, iteration)
         yield from _announce_retired(chains, iteration, active)
@@ -371,9 +371,9 @@ def _retire_singular(chains: list[Chain]) -> None:
                 chains[i] = replace(chain.at_best(), status="collapsed", reason=reason)
 
 
-def _halve(chains: list[Chain], halving: Halving, iteration: int) -> None:
+def _halve(chains: list[Chain], halving: Halving, iteration: int, n_annealed: int) -> None:
     histories = [None if chain.is_out else chain.lower_bounds for chain in chains]
-    for i, reason in halving.leaving(histories, iteration).items():
+    for i, reason in halving.leaving(histories, iteration, n_annealed=n_annealed).items():
         # One that has converged costs nothing to keep.
         if chains[i].is_running:
             chains[i] = replace(chains[i].at_best(), status="halved", reason=reason)

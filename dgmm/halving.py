@@ -6,6 +6,9 @@ stays (Jamieson and Talwalkar 2016). They are ranked by where they are heading, 
 are: gains of EM shrink by a nearly constant ratio, so the rest of the climb is about
 ``gain · ratio / (1 − ratio)`` (Aitken). The ratio is capped: near one it is mostly noise.
 
+Annealed iterations do not count, nor do their bounds: while the components are melted together, those
+of all restarts are alike and say nothing of where they will end.
+
 Decisions follow from the lower bounds and counts of iterations alone, never from clocks.
 """
 
@@ -38,7 +41,11 @@ class Halving:
     groups: tuple[tuple[int, ...], ...]
 
     def leaving(
-        self, histories: Sequence[tuple[float, ...] | None], iteration: int
+        self,
+        histories: Sequence[tuple[float, ...] | None],
+        iteration: int,
+        *,
+        n_annealed: int = 0,
     ) -> dict[int, str]:
         """Which chains are beyond hope after an iteration, and why.
 
@@ -47,14 +54,20 @@ class Halving:
         histories : sequence of tuple of float, or None
             The lower bounds of every chain; None for one that is out already.
         iteration : int
+        n_annealed : int, default=0
+            How many of the iterations, the first, were annealed.
         """
-        rung = self._rung(iteration)
+        rung = self._rung(iteration - n_annealed)
         if rung is None:
             return {}
         found: dict[int, str] = {}
         for group in self.groups:
             keep = -(-len(group) // 2**rung)
-            bounds = {i: projected(history) for i in group if (history := histories[i])}
+            bounds = {
+                i: projected(since)
+                for i in group
+                if (history := histories[i]) and (since := history[n_annealed:])
+            }
             ranked = sorted(bounds, key=lambda i: (-bounds[i], i))
             for i in ranked[keep:]:
                 found[i] = (
@@ -65,6 +78,8 @@ class Halving:
 
     def _rung(self, iteration: int) -> int | None:
         """How often the groups have been halved once this iteration is done; None between."""
+        if iteration <= 0:
+            return None
         times, rest = divmod(iteration, self.first)
         return times.bit_length() if rest == 0 and times.bit_count() == 1 else None
 

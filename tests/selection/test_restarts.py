@@ -232,6 +232,37 @@ def test_the_projection_is_the_limit_of_a_geometric_climb() -> None:
     assert projected([1.0, 2.0, 1.5]) == 1.5
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_annealed_iterations_do_not_count(first) -> None:
+    rising = [tuple(float(i) for _ in range(40)) for i in range(4)]
+    falling = [tuple(-b for b in history[:10]) + history[10:] for history in rising]
+    halving = halving_of(first, [4])
+    for iteration in range(1, 11):
+        histories = [one[:iteration] for one in falling]
+        assert halving.leaving(histories, iteration, n_annealed=10) == {}
+    for iteration in range(11, 30):
+        # One that ended among the annealed iterations has no bound to compare.
+        histories = [falling[0][:5], *(one[:iteration] for one in falling[1:])]
+        left = halving.leaving(histories, iteration, n_annealed=10)
+        same = halving.leaving([None, *(one[: iteration - 10] for one in rising[1:])], iteration - 10)
+        assert set(left) == set(same)
+
+
+@pytest.mark.filterwarnings("ignore:Best performing initialization")
+@pytest.mark.parametrize("algorithm", ["em", "sem"])
+@pytest.mark.parametrize("halve_after", [1, 2])
+def test_nobody_is_halved_away_before_temperature_one(algorithm, halve_after) -> None:
+    x = blobs(6, n_rows=600, n_components=6, reach=2.0)
+    temperatures = [8.0, 4.0, 2.0, 1.5]
+    model = dgmm.GaussianMixture(
+        6, n_init=8, halve_after=halve_after, annealing=temperatures, algorithm=algorithm,
+        init_params="random_from_data", tol=0.0, max_iter=20, random_state=0,
+    ).fit(x)  # fmt: skip
+    gone = [one.n_iter for one in model.record_.restarts if one.status == "halved"]
+    counted = [len(temperatures) + halve_after * 2**i for i in range(3)]
+    assert sorted(gone) == [counted[0]] * 4 + [counted[1]] * 2 + [counted[2]]
+
+
 def test_a_slow_climber_outlives_a_fast_starter() -> None:
     slow = tuple(-3.0 + 0.2 * t for t in range(5))
     flat = (-2.0, -1.9, -1.89, -1.889, -1.8889)
