@@ -15,7 +15,7 @@ from dgmm.guard import Level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.notes import warn_of_emptied
-from dgmm.parameters import FitParameters, start_from
+from dgmm.parameters import FitParameters, check_held, start_from
 from dgmm.profile import Profile
 from dgmm.record import FitEvent
 from dgmm.resuming import FitCheckpoints, check_checkpoint, configuration_of
@@ -49,6 +49,10 @@ def fit_dataset(
     """
     check_labelled(parameters, dataset)
     options = plan_maximization(estimator, parameters, dataset)
+    if previous is not None:
+        _check_previous(previous, parameters, dataset.n_features)
+        gone = previous._dropped
+        check_held(estimator, parameters, options.fixed, previous.mixture_, gone)
     batch = Batch((estimator,), (parameters,), (options,), dataset)
 
     def starts(context: Context, level: Level, seeds: np.random.SeedSequence) -> list[Chain]:
@@ -125,7 +129,6 @@ def _starts(
     seeds: np.random.SeedSequence,
 ) -> list[Chain]:
     if previous is not None:
-        _check_previous(previous, parameters, len(context.profile.mean))
         start = check_start(previous.mixture_, options)
         gone = tuple(Emptied(-1, k, "dropped") for k in previous._dropped)
         return [Chain(start, level, lower_bound=previous.lower_bound_, emptied=gone)]

@@ -27,7 +27,13 @@ from dgmm.guard import Level, first_level
 from dgmm.maximization import MaximizationOptions
 from dgmm.mixture import Mixture
 from dgmm.notes import warn_of_dropped, warn_of_empty
-from dgmm.parameters import FitParameters, check_parameters, seed_entropy, start_from
+from dgmm.parameters import (
+    FitParameters,
+    check_held,
+    check_parameters,
+    seed_entropy,
+    start_from,
+)
 from dgmm.shared_fit import profile_task
 from dgmm.sources import open_rows
 from dgmm.starts import reserved_bytes, restart_seed, start_finders
@@ -221,6 +227,9 @@ def _advance(
     seeds = np.random.SeedSequence(seed_entropy(estimator.random_state))
     options = plan_maximization(estimator, parameters, dataset)
     _check_concentration(options)
+    retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
+    if mixture is not None:
+        check_held(estimator, parameters, options.fixed, mixture, estimator._dropped)
     if estimator._dropped:
         left = [k for k in range(parameters.n_components) if k not in estimator._dropped]
         options = options.of_components(left, parameters.family)
@@ -228,7 +237,6 @@ def _advance(
     engine = engine_for(estimator.engine, dataset)
     reserved = reserved_bytes([parameters], task)
     session = engine.session(dataset, memory_limit=parameters.memory_limit, reserved_bytes=reserved)
-    retained, mixture = getattr(estimator, "_stepwise", None), estimator.__dict__.get("mixture_")
     level = first_level(dataset.dtype, parameters.dtype, parameters.device_for_once)
     device = parameters.device_for_once
     with single_threaded_blas(), session:

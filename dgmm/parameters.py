@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.dispatch import host_float64, on_host
 from dgmm.emptying import EMPTY_COMPONENTS
 from dgmm.errors import InvalidParameterError
+from dgmm.fixed import Fixed
 from dgmm.initialization import INIT_PARAMS, Method
 from dgmm.mixture import Mixture
 from dgmm.scalable_kmeans import METHOD
@@ -23,7 +24,7 @@ from dgmm.sizes import parse_bytes
 from dgmm.small_em import METHOD as SMALL_EM
 from dgmm.variants import ALGORITHMS, check_annealing
 
-__all__ = ["FitParameters", "check_parameters", "seed_entropy", "start_from"]
+__all__ = ["FitParameters", "check_held", "check_parameters", "seed_entropy", "start_from"]
 
 Array = np.ndarray[Any, Any]
 
@@ -225,6 +226,60 @@ def start_from(
     )
 
 
+def check_held(
+    estimator: Any,
+    parameters: FitParameters,
+    fixed: Fixed,
+    mixture: Mixture,
+    dropped: Collection[int] = (),
+) -> None:
+    """Refuse given starts that contradict what a fit that goes on holds: the mixture's own values.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Whose ``weights_init``, ``means_init``, ``covariances_init`` and ``precisions_init`` are
+        compared.
+    parameters : FitParameters
+    fixed : Fixed
+    mixture : Mixture
+        Which the fit goes on from.
+    dropped : collection of int, default=()
+        Components that left it before.
+
+    Raises
+    ------
+    InvalidParameterError
+        If one of a held parameter is another value, by more than rounding.
+    """
+    k, d, family = parameters.n_components, mixture.n_features, parameters.family
+    left = [one for one in range(k) if one not in dropped]
+    shapes = {"weights": (k,), "means": (k, d), "covariances": family.covariances_shape(k, d)}
+    for kind, shape in shapes.items():
+        held = fixed.mask(kind, k)[left]
+        argument = f"{kind}_init"
+        if kind == "covariances" and estimator.precisions_init is not None:
+            argument = "precisions_init"
+        given = _given(estimator, argument, shape) if held.any() else None
+        if given is None:
+            continue
+        if argument == "precisions_init":
+            given = _inverses(argument, given, family, _their_name(estimator, argument))
+        ours = getattr(mixture, kind)
+        if kind != "covariances" or not family.is_tied:
+            given, ours = given[left][held], ours[held]
+        # Attributes of a fit to float32 rows, given back, are rounded to that.
+        tolerance = 1e-5 if _is_narrow(getattr(estimator, argument)) else 1e-9
+        apart = float(np.abs(given - ours).max())
+        if apart > tolerance * float(np.abs(ours).max()):
+            raise InvalidParameterError(
+                f"fixed holds the {kind} of components {np.array(left)[held].tolist()} at what the "
+                f"fit goes on from, and {argument} differs from that by up to {apart:.3g}; pass "
+                f"{argument}=None to hold what is there, or begin anew (fit with warm_start=False) "
+                "to hold what is given"
+            )
+
+
 def _given(estimator: Any, name: str, shape: tuple[int, ...]) -> Array | None:
     value = getattr(estimator, name)
     if value is None:
@@ -250,6 +305,10 @@ def _their_name(estimator: Any, name: str) -> str:
     return f"{estimator.covariance_type} precision" if kind == "precisions" else kind
 
 
+def _is_narrow(given: Any) -> bool:
+    return bool(getattr(on_host(given), "dtype", None) == np.float32)
+
+
 def _check_weights(weights: Array, given: Any) -> None:
     least, most = float(weights.min()), float(weights.max())
     if least < 0.0 or most > 1.0:
@@ -260,8 +319,7 @@ def _check_weights(weights: Array, given: Any) -> None:
             f"and {most:.5f}"
         )
     # Proportions that were rounded to float32 miss one by as much.
-    narrow = getattr(on_host(given), "dtype", None) == np.float32
-    if abs(1.0 - weights.sum()) > (1e-6 if narrow else 1e-8):
+    if abs(1.0 - weights.sum()) > (1e-6 if _is_narrow(given) else 1e-8):
         raise InvalidParameterError(
             "The parameter 'weights' should be normalized, but got sum(weights) = "
             f"{weights.sum():.5f}: see weights_init"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,67 @@ def test_warm_start_holds_what_the_last_fit_found() -> None:
     covariances = model.covariances_
     model.set_params(fixed={"covariances"}, max_iter=100, tol=1e-3).fit(X)
     np.testing.assert_array_equal(model.covariances_, covariances)
+
+
+def starts_of(family: str, scale: str = "covariances_init") -> dict[str, Any]:
+    stored = covariances_of(family)
+    if scale == "precisions_init":
+        stored = fit(covariance_type=family, covariances_init=stored, max_iter=0).precisions_
+    return {"weights_init": [0.2, 0.3, 0.5], "means_init": CENTRES, scale: stored}
+
+
+@FAMILIES
+@pytest.mark.parametrize("scale", ["covariances_init", "precisions_init"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("step", ["fit", "partial_fit"])
+def test_going_on_refuses_another_value_of_what_is_held(
+    family: str, scale: str, dtype: str, step: str
+) -> None:
+    x, fixed = X.astype(dtype), {"weights", "means", "covariances"}
+    starts = starts_of(family, scale)
+    model = fit(x, covariance_type=family, fixed=fixed, warm_start=True, dtype="float64", **starts)
+    # What the fit has, given back, is the same, if only to the rounding of the rows' dtype.
+    same = {"weights_init": model.weights_, "means_init": model.means_}
+    for given in (starts, same | {scale: getattr(model, f"{scale.removesuffix('_init')}_")}):
+        getattr(model.set_params(**given), step)(x)
+    np.testing.assert_array_equal(model.mixture_.means, CENTRES)
+    others = {
+        "weights": {"weights_init": [0.3, 0.2, 0.5]},
+        "means": {"means_init": CENTRES + 1.0},
+        "covariances": {scale: 1.001 * starts[scale]},
+    }
+    for held, other in others.items():
+        again = deepcopy(model).set_params(**starts | other)
+        with pytest.raises(
+            dgmm.InvalidParameterError, match=f"fixed holds the {held}.*{[*other][0]}"
+        ):
+            getattr(again, step)(x)
+        # Of what is free, starts say where a fit begins, and this one has begun.
+        getattr(again.set_params(fixed=fixed - {held}), step)(x)
+
+
+def test_going_on_compares_the_components_that_are_held() -> None:
+    model = fit(means_init=CENTRES, fixed={"means": [0, 2]}, warm_start=True)
+    moved = CENTRES + np.array([[0.0], [3.0], [0.0]])
+    model.set_params(means_init=moved).fit(X).partial_fit(X)
+    np.testing.assert_array_equal(model.means_[[0, 2]], CENTRES[[0, 2]])
+    moved[2] += 1.0
+    with pytest.raises(dgmm.InvalidParameterError, match=r"components \[0, 2\].*up to 1;"):
+        model.set_params(means_init=moved).fit(X)
+    with pytest.raises(dgmm.InvalidParameterError, match=r"shape of \(3, 2\)"):
+        model.set_params(means_init=moved[:2]).fit(X)
+    anew = model.set_params(means_init=moved, warm_start=False).fit(X)
+    np.testing.assert_array_equal(anew.means_[[0, 2]], moved[[0, 2]])
+
+
+def test_going_on_compares_before_any_row_is_read() -> None:
+    model = fit(means_init=CENTRES, fixed={"means"}, warm_start=True)
+    model.set_params(means_init=CENTRES + 1.0)
+    x = X.copy()
+    x[7] = np.nan
+    for go_on in (model.fit, model.partial_fit):
+        with pytest.raises(dgmm.InvalidParameterError, match="fixed holds the means"):
+            go_on(x)
 
 
 # ------------------------------------------------------------------------------------ floor

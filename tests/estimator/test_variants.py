@@ -77,7 +77,9 @@ def test_sem_that_collapses_ends_at_the_likeliest_mixture_that_it_saw(annealing)
     assert gm.n_iter_ < 200 and not gm.converged_
     assert gm.lower_bound_ == max(gm.lower_bounds_) == gm.record_.log_likelihood
     assert gm.lower_bound_ == pytest.approx(gm.score(x), rel=1e-9)
-    assert any("collapsed at iteration" in note and "likeliest" in note for note in gm.record_.notes)
+    assert any(
+        "collapsed at iteration" in note and "likeliest" in note for note in gm.record_.notes
+    )
 
 
 def test_restarts_of_sem_that_collapse_compete_with_the_others():

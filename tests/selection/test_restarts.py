@@ -244,7 +244,9 @@ def test_annealed_iterations_do_not_count(first) -> None:
         # One that ended among the annealed iterations has no bound to compare.
         histories = [falling[0][:5], *(one[:iteration] for one in falling[1:])]
         left = halving.leaving(histories, iteration, n_annealed=10)
-        same = halving.leaving([None, *(one[: iteration - 10] for one in rising[1:])], iteration - 10)
+        same = halving.leaving(
+            [None, *(one[: iteration - 10] for one in rising[1:])], iteration - 10
+        )
         assert set(left) == set(same)
 
 
