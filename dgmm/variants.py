@@ -153,7 +153,9 @@ def check_annealing(value: Any, algorithm: str, max_iter: int) -> tuple[float, .
     if value is None:
         return ()
     try:
-        temperatures = tuple(float(one) for one in value)
+        # A string would be iterated digit by digit.
+        several = (np.nan,) if isinstance(value, str | bytes) else value
+        temperatures = tuple(float(one) for one in several)
     except (TypeError, ValueError):
         temperatures = (np.nan,)
     falling = all(a >= b for a, b in pairwise(temperatures))

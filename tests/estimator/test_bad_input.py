@@ -82,6 +82,8 @@ def test_data_that_cannot_be_fitted(x: Any, error: type[Exception], message: str
         ("init_params", "best"),
         ("random_state", -1),
         ("random_state", "seed"),
+        ("random_state", True),
+        ("random_state", np.True_),
         ("engine", "spark"),
         ("engine", 3),
         ("device", "tpu"),

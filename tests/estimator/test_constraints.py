@@ -335,7 +335,7 @@ def test_going_on_refuses_another_value_of_what_is_held(
     for held, other in others.items():
         again = deepcopy(model).set_params(**starts | other)
         with pytest.raises(
-            dgmm.InvalidParameterError, match=f"fixed holds the {held}.*{[*other][0]}"
+            dgmm.InvalidParameterError, match=f"fixed holds the {held}.*{next(iter(other))}"
         ):
             getattr(again, step)(x)
         # Of what is free, starts say where a fit begins, and this one has begun.

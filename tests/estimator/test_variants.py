@@ -73,8 +73,9 @@ def test_sem_that_collapses_ends_at_the_likeliest_mixture_that_it_saw(annealing)
     x = np.random.default_rng(1).normal(size=(300, 4))
     gm = fitted("sem", x=x, annealing=annealing, **COLLAPSING)
     (restart,) = gm.record_.restarts
-    assert restart.status == "collapsed" and not restart.was_given_up
-    assert gm.n_iter_ < 200 and not gm.converged_
+    assert (restart.status, restart.was_given_up) == ("collapsed", False)
+    assert gm.n_iter_ < 200
+    assert not gm.converged_
     assert gm.lower_bound_ == max(gm.lower_bounds_) == gm.record_.log_likelihood
     assert gm.lower_bound_ == pytest.approx(gm.score(x), rel=1e-9)
     assert any(
@@ -163,6 +164,8 @@ def test_an_annealed_fit_does_not_stop_before_temperature_one():
         ({"annealing": [2.0, 0.5]}, "at least 1"),
         ({"annealing": 4.0}, "annealing=4.0.*sequence"),
         ({"annealing": [np.nan]}, "finite"),
+        ({"annealing": "42"}, "annealing='42'.*sequence"),
+        ({"annealing": b"42"}, "annealing=b'42'.*sequence"),
         ({"annealing": [2.0], "algorithm": "cem"}, "without effect on algorithm='cem'"),
         ({"annealing": [2.0] * 5, "max_iter": 5}, "5 temperatures and max_iter=5"),
     ],
