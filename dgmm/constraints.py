@@ -22,6 +22,7 @@ from dgmm.priors import Priors
 __all__ = [
     "check_concentration",
     "check_fixed",
+    "check_magnitude",
     "check_start",
     "maximization_options",
 ]
@@ -111,6 +112,20 @@ def check_concentration(options: MaximizationOptions, weight: float) -> None:
             f"weight_concentration_prior takes {taken:g} rows from the components and the rows "
             f"count for {weight:g} in all, so that every component could empty; raise it, lower "
             "n_components or scale sample_weight"
+        )
+
+
+def check_magnitude(name: str, values: Array) -> None:
+    """Refuse means that are too large to be worked with.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    if not np.abs(values).max() < _MOST:
+        raise InvalidParameterError(
+            f"{name} goes up to {np.abs(values).max():g}, which overflows when squared; rescale "
+            "the data and it"
         )
 
 
@@ -226,11 +241,8 @@ def _priors(estimator: Any, family: CovarianceFamily, k: int, d: int, fixed: Fix
         # A held weight is no longer random.
         concentration = np.where(fixed.mask("weights", k), 1.0, concentration)
     mean = _array(estimator, "mean_prior", (k, d), ((), (d,)))
-    if mean is not None and not np.abs(mean).max() < _MOST:
-        raise InvalidParameterError(
-            f"mean_prior goes up to {np.abs(mean).max():g}, which overflows when squared; rescale "
-            "the data and it"
-        )
+    if mean is not None:
+        check_magnitude("mean_prior", mean)
     return Priors(
         weight_concentration=concentration,
         mean=mean,
@@ -290,7 +302,19 @@ def _at_least(estimator: Any, name: str, k: int, least: float) -> Array | None:
         raise InvalidParameterError(
             f"{_least(estimator, name, array)}; it must be at least {least:g}"
         )
+    if array is not None:
+        _check_count(name, array)
     return array
+
+
+def _check_count(name: str, array: Array) -> None:
+    """Refuse hyperparameters that stand for more rows than can be added up."""
+    # Without a sum, which could overflow itself.
+    if not array.max() < _MOST / array.size:
+        raise InvalidParameterError(
+            f"{name} goes up to {array.max():g}; it counts rows, and has to stay below "
+            f"{_MOST / array.size:g}"
+        )
 
 
 def _concentration(estimator: Any, k: int) -> Array | None:
@@ -298,11 +322,7 @@ def _concentration(estimator: Any, k: int) -> Array | None:
     array = _array(estimator, name, (k,), ((),))
     if array is None:
         return None
-    if not array.sum() < _MOST:
-        raise InvalidParameterError(
-            f"{name} goes up to {array.max():g}; it counts rows, and has to sum to less than "
-            f"{_MOST:g}"
-        )
+    _check_count(name, array)
     if array.min() >= 1.0:
         return array
     found = _least(estimator, name, array)
@@ -375,4 +395,6 @@ def _degrees(estimator: Any, family: CovarianceFamily, k: int, d: int) -> Array 
             f"covariance_type={family.name!r} and {d} features it must exceed {least:g}, or the "
             f"prior is not proper; {d + 2} (features + 2) is a weak prior"
         )
+    if array is not None:
+        _check_count("degrees_of_freedom_prior", array)
     return array

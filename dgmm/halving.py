@@ -6,8 +6,8 @@ stays (Jamieson and Talwalkar 2016). They are ranked by where they are heading, 
 are: gains of EM shrink by a nearly constant ratio, so the rest of the climb is about
 ``gain · ratio / (1 − ratio)`` (Aitken). The ratio is capped: near one it is mostly noise.
 
-Annealed iterations do not count, nor do their bounds: while the components are melted together, those
-of all restarts are alike and say nothing of where they will end.
+Annealed iterations do not count, nor do their bounds: while the components are melted together,
+those of all restarts are alike and say nothing of where they will end.
 
 Decisions follow from the lower bounds and counts of iterations alone, never from clocks.
 """

@@ -11,6 +11,7 @@ import numpy as np
 from dgmm.acceleration import REGIMES
 from dgmm.arrays import explain_device, resolve_device
 from dgmm.backend import backend_of
+from dgmm.constraints import check_magnitude
 from dgmm.covariance import CovarianceFamily, family_of
 from dgmm.dispatch import host_float64, on_host
 from dgmm.emptying import EMPTY_COMPONENTS
@@ -296,6 +297,8 @@ def _given(estimator: Any, name: str, shape: tuple[int, ...]) -> Array | None:
         )
     if not np.all(np.isfinite(array)):
         raise InvalidParameterError(f"{name} holds values that are not finite")
+    if name == "means_init":
+        check_magnitude(name, array)
     return array
 
 
