@@ -91,6 +91,7 @@ class FileBlock(Block):
         return stamp_of([(self.path, self.mark)])
 
     def read(self) -> Rows:
+        mark_of_path(self.path)
         try:
             with open(self.path, "rb", buffering=0) as file:
                 rows = Rows(self._values(file), self.first_row)

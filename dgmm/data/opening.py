@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -14,6 +15,7 @@ from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, PERSISTED_BLOCK_BYTES, Datase
 from dgmm.data.location import Location
 from dgmm.data.parquet_files import holds_parquet, is_parquet_name
 from dgmm.data.skipping import policy_of, skipping, unskipped
+from dgmm.data.stamps import mark_of_path
 from dgmm.devices import is_device_array
 from dgmm.dispatch import is_foreign, on_host
 from dgmm.errors import InvalidDataError, InvalidDtypeError, InvalidParameterError, SourceError
@@ -43,6 +45,10 @@ class _Options:
     def persisted_bytes(self) -> int:
         """Of a block that workers hold."""
         return self.asked_bytes or PERSISTED_BLOCK_BYTES
+
+
+# What Zarr reads of a folder before anything else.
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
 def open_dataset(
@@ -158,6 +164,7 @@ def _open(source: Any, storage_options: Mapping[str, Any] | None, options: _Opti
 
 def _open_location(location: Location, options: _Options) -> Dataset:
     path = location.path
+    _refuse_special(path)
     if options.columns is not None or is_parquet_name(location):
         return _parquet(location, options)
     if path is not None and path.is_file():
@@ -180,6 +187,13 @@ def _open_location(location: Location, options: _Options) -> Dataset:
         if type(error) is SourceError and holds_parquet(location):
             return _parquet(location, options)
         raise
+
+
+def _refuse_special(path: Path | None) -> None:
+    """Look before anything is opened: a pipe is waited for without end."""
+    if path is not None:
+        for one in (path, *(path / name for name in _METADATA)):
+            mark_of_path(one)
 
 
 def _parquet(location: Location, options: _Options) -> Dataset:

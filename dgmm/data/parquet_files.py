@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from dgmm.data.location import Location
-from dgmm.data.stamps import FileMark, mark_of, mark_of_path, tells_content
+from dgmm.data.stamps import FileMark, SpecialFileError, mark_of, mark_of_path, tells_content
 from dgmm.errors import MissingDependencyError, SourceError
 
 __all__ = [
@@ -122,6 +122,8 @@ def holds_parquet(location: Location) -> bool:
             return file.read(len(_MAGIC)) == _MAGIC
     try:
         return bool(find_files(location))
+    except SpecialFileError:
+        raise
     except SourceError:
         return False
 
@@ -170,6 +172,8 @@ def _opened(file: ParquetPath) -> Iterator[Any]:
     if file.is_local:
         import pyarrow as pa
 
+        # A pipe would be waited for without end.
+        mark_of_path(file.path)
         with pa.OSFile(file.path) as source:
             yield source
     else:

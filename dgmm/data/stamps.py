@@ -11,15 +11,17 @@ Nothing here shows a URL: names are those of :class:`~dgmm.data.location.Locatio
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from dgmm.data.location import Location
-from dgmm.errors import DataChangedError
+from dgmm.errors import DataChangedError, SourceError
 
 __all__ = [
     "FileMark",
+    "SpecialFileError",
     "Stamp",
     "changed",
     "joint_stamp",
@@ -32,6 +34,10 @@ __all__ = [
 # What tells content apart comes before what tells times.
 _CONTENT = ("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "crc32c", "generation")
 _TIMES = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
+
+
+class SpecialFileError(SourceError):
+    """There is a pipe, a socket or a device in the place of a file."""
 
 
 class FileMark(NamedTuple):
@@ -134,6 +140,8 @@ def mark_of_path(path: str | os.PathLike[str]) -> FileMark | None:
     ------
     StoreUnavailableError
         If the system cannot say: no permission, a disk or a network that does not answer.
+    SpecialFileError
+        If it is no file: a pipe would be waited for, a device read without end.
     """
     try:
         found = os.stat(path)
@@ -141,6 +149,10 @@ def mark_of_path(path: str | os.PathLike[str]) -> FileMark | None:
         return None
     except OSError as error:
         raise Location(str(path)).failure("cannot look at", error) from error
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise SpecialFileError(
+            f"{path} is a pipe, a socket or a device, which is never read; put a regular file there"
+        )
     return FileMark(found.st_size, str(found.st_mtime_ns))
 
 

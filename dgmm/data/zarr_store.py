@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore, ZipStore
 
 from dgmm.data.location import Location
+from dgmm.data.stamps import mark_of_path
 from dgmm.data.zarr_layout import ZarrLayout
 from dgmm.errors import MissingDependencyError
 
@@ -64,6 +65,7 @@ class WatchedStore(WrapperStore[Any]):
         self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None
     ) -> Any:
         prototype = prototype or default_buffer_prototype()
+        self._refuse_special(key)
         try:
             found = await self._store.get(key, prototype, byte_range)
         except Exception as error:
@@ -72,11 +74,17 @@ class WatchedStore(WrapperStore[Any]):
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
         """The synchronous path that newer versions of Zarr take for local stores."""
+        self._refuse_special(key)
         try:
             found = self._store.get_sync(key, prototype=prototype, byte_range=byte_range)
         except Exception as error:
             raise StoreFailureError(key) from error
         return self._present(key, found)
+
+    def _refuse_special(self, key: str) -> None:
+        """Refuse a pipe in the place of a chunk, which would be waited for without end."""
+        if isinstance(self._store, LocalStore):
+            mark_of_path(self._store.root / key)
 
     def _present(self, key: str, found: Any) -> Any:
         if found is None and self.strict:

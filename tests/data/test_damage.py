@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import dgmm
@@ -169,3 +172,51 @@ def test_keys_do_not_leave_the_folder(tmp_path):
     (tmp_path / "x/zarr.json").write_text(json.dumps(document))
     with pytest.raises(SourceError, match="cannot open"):
         open_dataset(tmp_path / "x")
+
+
+# ------------------------------------------------------------------------------- special files
+
+
+def _pieces(folder: Path, kind: str) -> tuple[Path, Path]:
+    """A source, and one of the files that it is in."""
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    if kind == "npy":
+        np.save(folder / "x.npy", x)
+        return folder / "x.npy", folder / "x.npy"
+    if kind.startswith("zarr"):
+        options = {"shards": (20, 2)} if kind == "zarr shard" else {}
+        zarr.create_array(folder / "x", data=x, chunks=(10, 2), **options)
+        return folder / "x", folder / "x" / ("zarr.json" if kind == "zarr metadata" else "c/1/0")
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (folder / "rows").mkdir()
+    for name in ("0.parquet", "1.parquet"):
+        parquet.write_table(pa.table({"a": x[:, 0], "b": x[:, 1]}), folder / "rows" / name)
+    source = folder / "rows" / "1.parquet"
+    return (source if kind == "parquet" else folder / "rows"), source
+
+
+_PIECES = ("npy", "zarr metadata", "zarr chunk", "zarr shard", "parquet", "parquet in a folder")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("special", ["pipe", "device"])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", _PIECES)
+def test_a_pipe_or_device_is_refused_and_not_waited_for(
+    kind: str, late: bool, special: str, tmp_path: Path
+) -> None:
+    source, piece = _pieces(tmp_path, kind)
+    dataset = dgmm.open_dataset(source) if late else None
+    piece.unlink()
+    if special == "pipe":
+        os.mkfifo(piece)
+    else:
+        piece.symlink_to("/dev/zero")
+    if dataset is None:
+        with pytest.raises(dgmm.SourceError, match="a pipe, a socket or a device"):
+            dgmm.GaussianMixture(2).fit(source)
+    elif kind != "zarr metadata":
+        with pytest.raises(dgmm.SourceError, match="a pipe, a socket or a device"):
+            dgmm.GaussianMixture(2).fit(dataset)
