@@ -485,6 +485,41 @@ def test_priors_of_variances_need_degrees_of_freedom_above_zero(family: str) -> 
         fit(covariance_type=family, **(NIW | {"degrees_of_freedom_prior": 0.0}))
 
 
+@FAMILIES
+def test_bad_priors_are_named_for_every_family(family: str) -> None:
+    one = family_of(family)
+    single, least = one.shape.trailing(D), one.shape.least_degrees_of_freedom(D)
+    bad = [
+        ({"weight_concentration_prior": 0.9}, r"weight_concentration_prior=0\.9; .*at least 1"),
+        (
+            {"weight_concentration_prior": [1.0, 2.0]},
+            r"weight_concentration_prior has shape \(2,\)",
+        ),
+        ({"mean_prior": np.zeros((K, D + 1))}, r"mean_prior has shape \(3, 3\)"),
+        ({"mean_precision_prior": [1.0, -2.0, 1.0]}, r"mean_precision_prior\[1\]=-2"),
+        ({"covariance_prior": 0.0}, "positive definite.*eigenvalue 0"),
+        (
+            {"covariance_prior": -covariances_of(family)},
+            f"positive definite.*'{family}'.*component 0",
+        ),
+        ({"covariance_prior": np.ones((*single, 4))}, "covariance_prior has shape"),
+        ({"covariance_prior": np.nan}, "covariance_prior.*finite"),
+        ({"degrees_of_freedom_prior": least}, f"degrees_of_freedom_prior={least:g}; .*'{family}'"),
+        ({"degrees_of_freedom_prior": np.full(K + 1, 9.0)}, "degrees_of_freedom_prior has shape"),
+    ]
+    if not one.is_tied:
+        part = covariances_of(family)
+        part[2] *= -1.0
+        bad.append(({"covariance_prior": part}, "positive definite.*component 2"))
+    if one.shape.uses_whitening():
+        skew = covariances_of(family)
+        skew[..., 0, 1] += 0.1
+        bad.append(({"covariance_prior": skew}, "is not symmetric"))
+    for options, message in bad:
+        with pytest.raises(dgmm.InvalidParameterError, match=message):
+            fit(covariance_type=family, **(NIW | options))
+
+
 @pytest.mark.parametrize("family", ["tied", "tied_full", "tied_diag", "tied_spherical"])
 def test_a_single_covariance_of_a_tied_family_cannot_be_fixed(family: str) -> None:
     with pytest.raises(dgmm.InvalidParameterError, match="share one"):

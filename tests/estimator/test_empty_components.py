@@ -342,7 +342,7 @@ def client() -> Iterator[Client]:
 
 
 @FAMILIES
-@pytest.mark.parametrize("choice", ["reseed", "drop"])
+@pytest.mark.parametrize("choice", ["keep", "reseed", "drop"])
 def test_a_cluster_gives_the_same_bits(client, family, choice) -> None:
     options = {"empty_components": choice, "max_iter": 5, "device": "cpu"}
     near = fitted(family, **options)
@@ -350,3 +350,13 @@ def test_a_cluster_gives_the_same_bits(client, family, choice) -> None:
     for name in ("weights", "means", "covariances"):
         assert_array_equal(getattr(near.mixture_, name), getattr(there.mixture_, name))
     assert near.record_.notes == there.record_.notes
+
+
+@FAMILIES
+def test_a_cluster_gives_a_restart_up_for_the_same_reason(client, family) -> None:
+    messages = []
+    for engine in (dgmm.LocalEngine(1), dgmm.DaskEngine(client)):
+        with pytest.raises(EmptyComponentError, match="component 1 was without rows") as caught:
+            fitted(family, empty_components="raise", engine=engine, device="cpu")
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
