@@ -99,7 +99,7 @@ class FileBlock(Block):
             self._check_unchanged()
             if isinstance(error, SourceError):
                 raise
-            raise SourceError(f"cannot read {self.name} of {self.path}: {error}") from error
+            raise Location(self.path).failure(f"cannot read {self.name} of", error) from error
         self._check_unchanged()
         return rows
 
@@ -195,9 +195,18 @@ def open_table(source: Any, block_bytes: int | None) -> Dataset:
 
 
 def is_npy(path: Path) -> bool:
-    """True if the file starts as a ``.npy`` file does."""
-    with open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    """True if the file starts as a ``.npy`` file does.
+
+    Raises
+    ------
+    SourceError, StoreUnavailableError
+        If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError as error:
+        raise Location(str(path)).failure("cannot open", error) from error
 
 
 def open_npy(path: Path, block_bytes: int) -> Dataset:
@@ -207,7 +216,7 @@ def open_npy(path: Path, block_bytes: int) -> Dataset:
 
     Raises
     ------
-    SourceError, DamagedBlockError
+    SourceError, StoreUnavailableError, DamagedBlockError
         If the file cannot be opened, or is shorter than its header says.
     InvalidDataError, InvalidDtypeError
         If it is not a two-dimensional array of real numbers.
@@ -220,7 +229,7 @@ def map_npy(path: Path) -> np.ndarray[Any, Any]:
 
     Raises
     ------
-    SourceError, DamagedBlockError
+    SourceError, StoreUnavailableError, DamagedBlockError
         If the file cannot be opened, makes no sense, or is shorter than its header says.
     InvalidDtypeError
         If it holds objects.
@@ -229,7 +238,7 @@ def map_npy(path: Path) -> np.ndarray[Any, Any]:
         mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped
     except OSError as error:
-        raise SourceError(f"cannot open {path}: {error}") from error
+        raise Location(str(path)).failure("cannot open", error) from error
     except Exception as error:
         if "object" in str(error).lower():
             raise InvalidDtypeError(

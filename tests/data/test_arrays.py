@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgmm.data import arrays
 from dgmm.data.arrays import ArrayBlock, FileBlock
 from dgmm.data.opening import open_dataset
 from dgmm.data.planning import resident_block_bytes
+from dgmm.engine.work import load
 from dgmm.errors import (
     DamagedBlockError,
     DataChangedError,
     InvalidDataError,
     InvalidDtypeError,
+    StoreUnavailableError,
 )
 from dgmm.testing.sources import SourceSuite, read_all, travelled
 
@@ -190,6 +196,58 @@ def test_npy_that_went_away(tmp_path):
     (tmp_path / "x.npy").unlink()
     with pytest.raises(DataChangedError, match=r"rows 0 to 9 changed .* and is in no file"):
         block.read()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+class TestPassingFailures:
+    """A file system that fails for a moment is a store that is unavailable: it is asked again."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.arange(30.0).reshape(10, 3))
+        return tmp_path / "x.npy"
+
+    @pytest.fixture
+    def fail(self, monkeypatch, code):
+        def fail(times):
+            left = iter(range(times))
+
+            def opened(path, *args, **kwargs):
+                if next(left, None) is not None:
+                    raise OSError(code, os.strerror(code), str(path))
+                return open(path, *args, **kwargs)
+
+            monkeypatch.setattr(arrays, "open", opened, raising=False)
+
+        return fail
+
+    def test_reading(self, path, fail, code):
+        block = open_dataset(path).blocks[0]
+        fail(2)
+        waits = []
+        np.testing.assert_array_equal(load(block, waits.append).x, np.load(path))
+        assert len(waits) == 2
+        fail(1)
+        said = rf"cannot read rows 0 to 9 of {path}: .*{os.strerror(code)}"
+        with pytest.raises(StoreUnavailableError, match=said):
+            block.read()
+
+    def test_opening(self, path, fail):
+        for argument in ("X", "sample_weight"):
+            fail(1)
+            with pytest.raises(StoreUnavailableError, match=f"cannot open {path}"):
+                if argument == "X":
+                    open_dataset(path)
+                else:
+                    open_dataset(np.ones((10, 3))).with_weights(path)
+
+    def test_mapping(self, path, code, monkeypatch):
+        def fail(*args, **kwargs):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(np, "load", fail)
+        with pytest.raises(StoreUnavailableError, match=f"cannot open {path}"):
+            open_dataset(path)
 
 
 @pytest.mark.parametrize(
