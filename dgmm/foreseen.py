@@ -16,7 +16,15 @@ from dgmm.mixture import Mixture
 from dgmm.passes import cut_kernels
 from dgmm.posterior import Expectation
 
-__all__ = ["passes_to_come"]
+__all__ = ["foreseeing_bytes", "passes_to_come"]
+
+
+def foreseeing_bytes(shapes: Sequence[tuple[CovarianceFamily, int, int]], dataset: Dataset) -> int:
+    """About what :func:`passes_to_come` takes for the same arguments."""
+    d = dataset.n_features
+    covariances = sum(int(np.prod(family.covariances_shape(k, d))) for family, k, _ in shapes)
+    mixes = any(family.shape.uses_whitening() for family, _, _ in shapes)
+    return 8 * (4 * covariances + 2 * d * d * mixes)
 
 
 def passes_to_come(

@@ -27,9 +27,9 @@ from dgmm.engine.blas import single_threaded_blas
 from dgmm.engine.choice import engine_for
 from dgmm.engine.devices import found_devices
 from dgmm.engine.local import LocalEngine
-from dgmm.engine.memory import MemoryMeter
+from dgmm.engine.memory import MemoryMeter, resolve_limit
 from dgmm.fixed import Fixed
-from dgmm.foreseen import passes_to_come
+from dgmm.foreseen import foreseeing_bytes, passes_to_come
 from dgmm.guard import Level, first_level
 from dgmm.halving import halving_of
 from dgmm.holdout import FittedSide, Split, on_fitted
@@ -147,8 +147,11 @@ class Batch:
     ) -> list[Any]:
         """Those of the passes to come, as far as shapes tell."""
         shapes = [(one.family, one.n_components, one.n_init) for one in self.parameters]
-        batches = passes_to_come(shapes, self.dataset, level, device)
-        found = [profile, *batches]
+        found: list[Any] = [profile]
+        # To foresee takes a covariance or two of every shape. Where even these are much, what is
+        # reserved for the starts, which have more of them, is refused without a look at passes.
+        if 4 * foreseeing_bytes(shapes, self.dataset) <= resolve_limit(self.shared.memory_limit):
+            found += passes_to_come(shapes, self.dataset, level, device)
         return found if split is None else [on_fitted(one, split) for one in found]
 
     def per_chain(self, n_chains: int) -> list[MaximizationOptions]:
