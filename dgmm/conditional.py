@@ -84,7 +84,7 @@ def regress(
 ) -> Array | tuple[Array, Array]:
     """E[y | x] of every row, and its covariance; see :meth:`dgmm.Mixture.regress`."""
     regression = regression_of(mixture, given, targets)
-    rows = rows_in_memory(mixture, x, regression.given.n_features)
+    rows = rows_in_memory(regression.given, x)
     means, covariances = regression.of(rows, with_covariance=return_covariance)
     return means if covariances is None else (means, covariances)
 

@@ -111,8 +111,10 @@ def tiles(mixture: Mixture, rows: Array, row_values: int = 0) -> Iterator[slice]
         yield slice(start, min(start + size, len(rows)))
 
 
-def rows_in_memory(mixture: Mixture, x: Any, n_columns: int | None = None) -> Array:
+def rows_in_memory(mixture: Mixture, x: Any) -> Array:
     """``x`` as real rows of the right width, for a mixture whose densities exist.
+
+    The names of a frame's columns have to be those of the features, in their order.
 
     Raises
     ------
@@ -122,16 +124,30 @@ def rows_in_memory(mixture: Mixture, x: Any, n_columns: int | None = None) -> Ar
         If a covariance is not symmetric and positive definite.
     """
     check_covariances(mixture)
+    _check_names(x, mixture.feature_names)
     rows = np.asarray(x)
     if rows.dtype.kind not in "biuf":
         raise InvalidDtypeError(f"rows have dtype {rows.dtype}; real numbers are needed")
-    wanted = mixture.n_features if n_columns is None else n_columns
+    wanted = mixture.n_features
     if rows.ndim != 2 or rows.shape[1] != wanted:
         raise InvalidDataError(
             f"rows have shape {rows.shape}; (n, {wanted}) is needed: reshape a single row to "
             f"(1, {wanted})"
         )
     return rows
+
+
+def _check_names(x: Any, names: Any) -> None:
+    """Refuse a frame whose columns would be taken for other features."""
+    columns = getattr(x, "columns", None)
+    if names is None or columns is None:
+        return
+    found = list(columns)
+    if all(isinstance(one, str) for one in found) and found != list(names):
+        raise InvalidDataError(
+            f"the columns are {found} and the features {list(names)}: pass the columns in the "
+            "order of the features, or an array"
+        )
 
 
 def check_covariances(mixture: Mixture) -> None:

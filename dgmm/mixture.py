@@ -6,7 +6,7 @@ free parameters, and the coefficients in which the log joint density is linear i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -91,6 +91,10 @@ class Mixture(Distribution):
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         if self.feature_names is not None:
+            if isinstance(self.feature_names, str) or not isinstance(self.feature_names, Iterable):
+                raise InvalidParameterError(
+                    f"feature_names={self.feature_names!r}; it must be a list of names"
+                )
             names = tuple(str(name) for name in self.feature_names)
             object.__setattr__(self, "feature_names", names)
         self._check()
@@ -102,8 +106,11 @@ class Mixture(Distribution):
         )
 
     def _check(self) -> None:
-        if self.means.ndim != 2:
-            raise InvalidParameterError(f"means have shape {self.means.shape}, not (K, D)")
+        if self.means.ndim != 2 or not self.means.size:
+            raise InvalidParameterError(
+                f"means have shape {self.means.shape}, not (K, D) with a component and a feature "
+                "at least"
+            )
         expected = {
             "weights": (self.n_components,),
             "covariances": self.family.covariances_shape(*self.means.shape),

@@ -326,8 +326,8 @@ class FitCheckpoints:
         FitStoppedError
             If the fit was asked to stop; a checkpoint has then been written.
         SourceError
-            If the first or the last checkpoint cannot be written. Between them a failure is a
-            warning, and the fit goes on.
+            If the first checkpoint cannot be written. Later a failure is a warning, and the fit
+            goes on.
         """
         if self._keeper is None:
             yield from events
@@ -366,7 +366,14 @@ class FitCheckpoints:
         last = iteration == max_iter or not any(chain.is_running for chain in chains)
         asked = bool(self._stop.reason)
         if asked:
-            write(iteration)
+            try:
+                write(iteration)
+            except SourceError as error:
+                raise FitStoppedError(
+                    f"stopped by {self._stop.reason} after iteration {iteration}, without a "
+                    f"checkpoint of it: {error}; the same call goes on from an older one, if there "
+                    "is one"
+                ) from error
             self._end_if_asked(iteration)
         if last or schedule.is_due(iteration):
             try:

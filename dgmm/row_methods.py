@@ -20,6 +20,7 @@ from dgmm.mixture import Mixture
 from dgmm.parameters import seed_entropy
 from dgmm.prediction import Evaluation
 from dgmm.sampling import check_draw, sample_rows
+from dgmm.sizes import parse_bytes
 from dgmm.sources import open_rows
 
 __all__ = ["RowMethods"]
@@ -32,6 +33,7 @@ class RowMethods:
     _face_dtype: str
     _face_prototype: Any
     device: str
+    memory_limit: Any
 
     @property
     def _mixture(self) -> Mixture:
@@ -207,12 +209,18 @@ class RowMethods:
         ------
         InvalidParameterError
             If an argument is out of range.
+        MemoryLimitError
+            If the rows take more than ``memory_limit``, without ``out``.
         """
         self._check_fitted()
         wanted = check_draw(self._mixture, component, confidence, std_range)
         seed = np.random.SeedSequence(seed_entropy(self.random_state), spawn_key=(2,))
         dtype = self._face_dtype
-        rows, labels = sample_rows(self._mixture, n_samples, seed, wanted, out=out, dtype=dtype)
+        limit = self.memory_limit
+        limit = None if limit is None else parse_bytes(limit, "memory_limit")
+        rows, labels = sample_rows(
+            self._mixture, n_samples, seed, wanted, out=out, dtype=dtype, limit=limit
+        )
         if out is not None:
             return rows, labels
         return returned(self._face_prototype, rows), returned(self._face_prototype, labels)

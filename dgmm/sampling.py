@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import gammainc, gammaincc, gammainccinv, gammaincinv
 
-from dgmm.errors import InvalidParameterError
+from dgmm.errors import InvalidParameterError, MemoryLimitError
+from dgmm.sizes import format_bytes
 
 if TYPE_CHECKING:
     from dgmm.mixture import Mixture
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Draw", "check_draw", "draw", "pieces", "sample_rows"]
 
 Array = np.ndarray[Any, Any]
+
+# Standard deviations whose squares are finite, with digits to spare.
+_FARTHEST = 1e150
 
 # Rows of a piece take at most so many bytes. Part of what a seed means: do not change.
 _PIECE_BYTES = 2**23
@@ -128,8 +132,12 @@ def sample_rows(
     *,
     out: Any = None,
     dtype: str = "float64",
+    limit: int | None = None,
 ) -> tuple[Any, Any]:
-    """Rows and their components, in memory or streamed; see :meth:`dgmm.Mixture.sample`."""
+    """Rows and their components, in memory or streamed; see :meth:`dgmm.Mixture.sample`.
+
+    ``limit`` is of the bytes of both in memory.
+    """
     if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1:
         raise InvalidParameterError(
             f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
@@ -139,7 +147,19 @@ def sample_rows(
     shape = (int(n_samples), mixture.n_features)
     if out is not None:
         return _streamed(source, shape, dtype, out)
-    x, labels, stop = np.empty(shape, dtype), np.empty(shape[0], np.int64), 0
+    needed = shape[0] * (shape[1] * np.dtype(dtype).itemsize + 8)
+    if limit is not None and needed > limit:
+        raise MemoryLimitError(
+            f"memory_limit is {format_bytes(limit)}, and {shape[0]} rows with their components "
+            f"take {format_bytes(needed)}; raise it, or pass out= to stream them into a Zarr array"
+        )
+    try:
+        x, labels, stop = np.empty(shape, dtype), np.empty(shape[0], np.int64), 0
+    except (MemoryError, ValueError) as error:
+        raise MemoryLimitError(
+            f"{shape[0]} rows of {shape[1]} features do not fit in memory; pass out= to stream "
+            "them into a Zarr array"
+        ) from error
     for part, own in source:
         start, stop = stop, stop + len(part)
         x[start:stop], labels[start:stop] = part, own
@@ -241,12 +261,15 @@ def _confidence_shell(confidence: Any, n_features: int) -> tuple[float, float]:
 
 def _checked_range(std_range: Any) -> tuple[float, float]:
     try:
-        least, greatest = (float(bound) for bound in std_range)
+        bounds = list(std_range)
+        least, greatest = (float(bound) for bound in bounds)
     except (TypeError, ValueError):
-        least = greatest = np.nan
-    if not (0.0 <= least < greatest and np.isfinite(least)):
+        bounds, least, greatest = [], np.nan, np.nan
+    if isinstance(std_range, str | bytes) or any(isinstance(one, str) for one in bounds):
+        least = np.nan
+    if not (0.0 <= least < greatest and least < _FARTHEST):
         raise InvalidParameterError(
             f"std_range={std_range!r}; it must be (a, b) with 0 <= a < b, in standard deviations; "
-            "b may be infinite"
+            f"a less than {_FARTHEST:g}, b may be infinite"
         )
-    return least, greatest
+    return least, greatest if greatest < _FARTHEST else np.inf

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from dgmm.checkpoint import Checkpoints, Keeper
+from dgmm.checkpoint import Checkpoints, Keeper, StopRequest
 from dgmm.checkpoint.places import Bucket, Directory
 from dgmm.data.location import Location
 from dgmm.durable import Disk
-from dgmm.errors import StoreUnavailableError
+from dgmm.errors import FitStoppedError, StoreUnavailableError
 from tests.checkpoint.fits import Cut, estimator, rows, same_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -291,6 +291,18 @@ def test_a_disk_that_fills_up_does_not_end_the_fit(tmp_path: Path, whole: Any) -
     again = fitted(tmp_path)
     same_bits(again, whole)
     assert any("resumed from iteration 1:" in note for note in again.record_.notes)
+
+
+def test_a_stop_on_a_full_disk_says_that_it_stopped(tmp_path: Path) -> None:
+    full = on_disk(tmp_path, FullDisk(lambda write: write > 2))
+    gm = estimator(**ARGUMENTS, checkpoint=full, checkpoint_every=1)
+    gm._stop = StopRequest()
+    gm._on_event = lambda event: event.iteration == 2 and gm._stop.make("SIGTERM")
+    with (
+        pytest.warns(RuntimeWarning, match="no checkpoint of iteration 2"),
+        pytest.raises(FitStoppedError, match=r"stopped by SIGTERM after iteration 3, without a ch"),
+    ):
+        gm.fit(X)
 
 
 def test_a_disk_that_has_space_again_is_written_again(tmp_path: Path, whole: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import mahalanobis
@@ -110,6 +112,34 @@ def test_a_component_without_weight_takes_no_part() -> None:
 def test_rows_without_a_density(x: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         mixture_of("full").log_prob(x)
+
+
+def test_columns_of_a_frame_are_not_taken_for_others() -> None:
+    names = ["height", "mass"]
+    mixture = dgmm.Mixture([1.0], [[0.0, 5.0]], [np.diag([1.0, 4.0])], feature_names=names)
+    frame = pd.DataFrame([[0.0, 5.0], [1.0, 2.0]], columns=names)
+    expected = mixture.log_prob(frame.to_numpy())
+    np.testing.assert_array_equal(mixture.log_prob(frame), expected)
+    for method in (mixture.log_prob, mixture.mahalanobis, mixture.predict):
+        with pytest.raises(dgmm.InvalidDataError, match="in the order of the features"):
+            method(frame[["mass", "height"]])
+    mixture.regress(frame[["mass"]], "mass")
+    with pytest.raises(dgmm.InvalidDataError, match="in the order of the features"):
+        mixture.regress(frame[["height"]], "mass")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], np.zeros((0, 2)), np.zeros((0, 2, 2))), "a component and a feature at least"),
+        (([1.0], np.zeros((1, 0)), np.zeros((1, 0, 0))), "a component and a feature at least"),
+        (([1.0], [[0.0]], [[[1.0]]], "full", 5), "feature_names=5"),
+        (([1.0], [[0.0, 1.0]], [np.eye(2)], "full", "ab"), "feature_names='ab'"),
+    ],
+)
+def test_mixtures_of_nothing_and_names_that_are_none(arguments: Any, message: str) -> None:
+    with pytest.raises(dgmm.InvalidParameterError, match=message):
+        dgmm.Mixture(*arguments)
 
 
 def test_parameters_that_are_no_numbers() -> None:

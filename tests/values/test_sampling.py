@@ -167,6 +167,9 @@ def test_the_estimator_streams_in_its_dtype(tmp_path: Path) -> None:
         ({"std_range": (INF, INF)}, "0 <= a < b"),
         ({"std_range": (0.0, np.nan)}, "0 <= a < b"),
         ({"std_range": 1.0}, "0 <= a < b"),
+        ({"std_range": "12"}, "0 <= a < b"),
+        ({"std_range": ("1", "2")}, "0 <= a < b"),
+        ({"std_range": (1e300, INF)}, "a less than 1e.150"),
         ({"confidence": 0.5, "std_range": (0, 1)}, "both given"),
         ({"component": 3}, "from 0 to 2"),
         ({"component": -1}, "from 0 to 2"),
@@ -184,6 +187,24 @@ def test_draws_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
     for one in (mixture, model):
         with pytest.raises(dgmm.InvalidParameterError, match=message):
             one.sample(**arguments)
+
+
+def test_a_range_without_an_end_to_speak_of() -> None:
+    mixture = mixture_of("full")
+    rows = [mixture.sample(9, std_range=(1.0, b), random_state=0)[0] for b in (INF, 1e300)]
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_rows_that_do_not_fit_are_streamed_or_refused(tmp_path: Path) -> None:
+    mixture = mixture_of("full")
+    with pytest.raises(dgmm.MemoryLimitError, match="pass out= to stream"):
+        mixture.sample(2**58)
+    model = dgmm.GaussianMixture.from_parameters(
+        mixture.weights, mixture.means, mixture.covariances, memory_limit="1MiB"
+    )
+    with pytest.raises(dgmm.MemoryLimitError, match=r"memory_limit is 1 MiB.*pass out="):
+        model.sample(100_000)
+    assert model.sample(100_000, out=tmp_path / "rows.zarr")[0].shape[0] == 100_000
 
 
 def test_an_unfitted_estimator_cannot_be_sampled() -> None:
