@@ -161,7 +161,7 @@ def with_weights(dataset: Dataset, weights: Any) -> Dataset:
                 "first"
             )
         return _split(dataset, column, "weights")
-    values = _aligned(dataset, weights, "sample_weight")
+    values = open_column(weights, "sample_weight", dataset.n_rows)
     blocks = tuple(
         PairedBlock(*_place(block), block, weights=pieces_of(values, block.first_row, block.n_rows))
         for block in dataset.blocks
@@ -182,7 +182,7 @@ def with_labels(dataset: Dataset, labels: Any) -> Dataset:
     column = _column_of(dataset, labels, "labels") if isinstance(labels, str) else None
     if column is not None:
         return _split(dataset, column, "labels")
-    values = _aligned(dataset, labels, "labels")
+    values = open_column(labels, "labels", dataset.n_rows)
     blocks = tuple(
         PairedBlock(*_place(block), block, labels=pieces_of(values, block.first_row, block.n_rows))
         for block in dataset.blocks
@@ -193,16 +193,6 @@ def with_labels(dataset: Dataset, labels: Any) -> Dataset:
 
 def _place(block: Block) -> tuple[int, int, int, np.dtype[Any]]:
     return block.first_row, block.n_rows, block.n_features, block.dtype
-
-
-def _aligned(dataset: Dataset, source: Any, argument: str) -> Dataset:
-    values = open_column(source, argument)
-    if values.n_rows != dataset.n_rows:
-        raise InvalidDataError(
-            f"{argument} has {values.n_rows} values for {dataset.n_rows} rows; pass one for each "
-            "row"
-        )
-    return values
 
 
 def _column_of(dataset: Dataset, weights: Any, argument: str) -> int | None:

@@ -7,8 +7,7 @@ belongs to, whatever its own chunks are.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,10 @@ import numpy as np
 
 from dgmm.arrays import to_host
 from dgmm.data.arrays import is_npy, map_npy, open_array
-from dgmm.data.dataset import (
-    DEFAULT_BLOCK_BYTES,
-    Block,
-    Dataset,
-    Rows,
-    check_dtype,
-    fingerprint_of,
-)
+from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, Block, Dataset
 from dgmm.data.location import Location
 from dgmm.data.parquet_files import is_parquet_name
-from dgmm.data.planning import units_within
-from dgmm.data.stamps import Stamp, changed, stamp_of
-from dgmm.errors import DgmmError, InvalidDataError, SourceError
+from dgmm.errors import DgmmError, InvalidDataError
 
 __all__ = ["Piece", "open_column", "pieces_of", "read_pieces"]
 
@@ -74,7 +64,7 @@ def read_pieces(pieces: tuple[Piece, ...], dtype: str, *, copy: bool) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, dtype)])
 
 
-def open_column(source: Any, argument: str) -> Dataset:
+def open_column(source: Any, argument: str, n_rows: int) -> Dataset:
     """A column as a dataset of one feature, without reading it where it is stored.
 
     Parameters
@@ -84,6 +74,8 @@ def open_column(source: Any, argument: str) -> Dataset:
         to this process, 8 bytes a row.
     argument : str
         What messages call it.
+    n_rows : int
+        Of the rows that the values are for.
 
     Raises
     ------
@@ -93,7 +85,8 @@ def open_column(source: Any, argument: str) -> Dataset:
         If it does not hold real numbers, or cannot be opened.
     """
     try:
-        column = _opened(source)
+        column = _opened(source, n_rows)
+        _check_count(column.n_rows, n_rows)
     except DgmmError as error:
         raise type(error)(f"{argument}: {error}") from error
     if column.n_features != 1:
@@ -103,7 +96,14 @@ def open_column(source: Any, argument: str) -> Dataset:
     return column
 
 
-def _opened(source: Any) -> Dataset:
+def _check_count(n_values: int, n_rows: int) -> None:
+    if n_values != n_rows:
+        raise InvalidDataError(
+            f"there are {n_values} values for {n_rows} rows; pass one for each row"
+        )
+
+
+def _opened(source: Any, n_rows: int) -> Dataset:
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | os.PathLike):
@@ -114,11 +114,11 @@ def _opened(source: Any) -> Dataset:
         path = Path(source)
         if path.is_file() and is_npy(path):
             return open_array(_two_dimensional(map_npy(path)), DEFAULT_BLOCK_BYTES)
-        return _open_zarr(Location.of(source, None))
+        return _open_zarr(Location.of(source, None), n_rows)
     if hasattr(source, "__dask_graph__"):
         return _open_dask(source)
     if type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "store"):
-        return _open_zarr(source)
+        return _open_zarr(source, n_rows)
     return open_array(_two_dimensional(_in_memory(source)), DEFAULT_BLOCK_BYTES)
 
 
@@ -149,101 +149,14 @@ def _open_dask(source: Any) -> Dataset:
     return open_array(_two_dimensional(np.asarray(source.compute())), DEFAULT_BLOCK_BYTES)
 
 
-# ------------------------------------------------------------------------------------------- Zarr
-
-
-@dataclass(frozen=True)
-class ZarrColumnBlock(Block):
-    """Rows of some whole chunks of a one-dimensional Zarr array.
-
-    Parameters
-    ----------
-    location : Location
-        Where the array is, and how messages call it.
-    given : zarr.Array, optional
-        The caller's array, where its store cannot be opened again from ``location``.
-    """
-
-    location: Location = field(compare=False)
-    given: Any = field(default=None, compare=False, repr=False)
-    stamped: Stamp | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def stamp(self) -> Stamp | None:
-        return self.stamped
-
-    @property
-    def peak_read_bytes(self) -> int:
-        """The values, encoded, decoded and joined."""
-        return 3 * self.nbytes
-
-    def read(self) -> Rows:
-        array = _node(self.location) if self.given is None else self.given
-        try:
-            values = _watched(array)[self.first_row : self.first_row + self.n_rows]
-        except (DgmmError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 (a codec raises what it likes)
-            raise SourceError(
-                f"{self.location.name}: cannot read {self.name}: {type(error).__name__}: "
-                f"{self.location.scrub(error)}; a chunk may be damaged or was never written"
-            ) from self.location.cause(error)
-        after = None if self.stamped is None else _column_stamp(array, self)
-        if self.stamped is not None and after is not None and after != self.stamped:
-            raise changed(self.location, self.name, self.stamped, after)
-        return Rows(np.asarray(values).reshape(-1, 1), self.first_row)
-
-
-def _column_stamp(array: Any, block: Block) -> Stamp | None:
-    """What the store says of the chunks of some rows; None if it cannot say."""
-    from dgmm.data.zarr_identity import marks_of
-
-    unit = (getattr(array, "shards", None) or array.chunks)[0]
-    stop = block.first_row + block.n_rows
-    numbers = range(block.first_row // unit, -(-stop // unit))
-    keys = (array.metadata.encode_chunk_key((number,)) for number in numbers)
-    prefix = f"{array.path}/" if array.path else ""
-    store = getattr(array.store, "_store", array.store)
-    marks = marks_of(store, [f"{prefix}{key}" for key in keys])
-    return stamp_of(marks.items()) if marks else None
-
-
-def _watched(array: Any) -> Any:
-    # A chunk that was never written would give every row the fill value, a weight of 0 say.
-    from dgmm.data.zarr_store import watched
-
-    return watched(array, strict=True)
-
-
-def _node(location: Location) -> Any:
-    from dgmm.data.zarr import open_node
-
-    return open_node(location)
-
-
-def _open_zarr(source: Any) -> Dataset:
-    from dgmm.data.zarr import open_node, open_zarr
+def _open_zarr(source: Any, n_rows: int) -> Dataset:
+    from dgmm.data.zarr import open_zarr
+    from dgmm.data.zarr_node import open_node
 
     node = open_node(source) if isinstance(source, Location) else source
-    if getattr(node, "ndim", 2) != 1:
-        return open_zarr(source, DEFAULT_BLOCK_BYTES)
-    check_dtype(node.dtype)
-    if type(node.store).__name__ == "MemoryStore":
-        # Such a store lives in this process alone, and would travel whole with every block.
-        return open_array(np.asarray(node[:]).reshape(-1, 1), DEFAULT_BLOCK_BYTES)
-    blocks = tuple(_zarr_blocks(source, node))
-    stamps = [block.stamp for block in blocks]
-    identity = fingerprint_of(["column", str(source), node.shape, node.dtype, stamps])
-    return Dataset(blocks, 1, node.dtype, max(1, DEFAULT_BLOCK_BYTES // 8), identity)
-
-
-def _zarr_blocks(source: Any, node: Any) -> Iterator[Block]:
-    from dgmm.data.zarr import place_of
-
-    location, given = (source, None) if isinstance(source, Location) else place_of(source)
-    unit = (getattr(node, "shards", None) or node.chunks)[0]
-    step = units_within(unit, node.dtype.itemsize, _COLUMN_BYTES)
-    for start in range(0, node.shape[0], step):
-        count = min(step, node.shape[0] - start)
-        block = ZarrColumnBlock(start, count, 1, node.dtype, location, given)
-        yield replace(block, stamped=_column_stamp(node, block))
+    # A group has no shape; it is refused with the names of what is in it.
+    shape = getattr(node, "shape", ())
+    if shape:
+        # By what it declares, before each of its chunks is looked at.
+        _check_count(shape[0], n_rows)
+    return open_zarr(source, _COLUMN_BYTES, flat=len(shape) == 1)

@@ -260,7 +260,7 @@ def open_sink(
     """
     import zarr
 
-    from dgmm.data.zarr import place_of
+    from dgmm.data.zarr_node import place_of
 
     if isinstance(out, zarr.Array):
         return ZarrSink(_checked(out, shape, np.dtype(dtype), least), place_of(out)[0])
@@ -334,7 +334,7 @@ def _is_there(location: Location) -> bool:
     """
     import zarr
 
-    from dgmm.data.zarr import open_node
+    from dgmm.data.zarr_node import open_node
 
     try:
         is_array = isinstance(open_node(location), zarr.Array)

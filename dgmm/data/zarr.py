@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from gzip import BadGzipFile
@@ -29,29 +28,26 @@ from dgmm.data.zarr_identity import (
     some_keys,
 )
 from dgmm.data.zarr_layout import ZarrLayout, layout_of
+from dgmm.data.zarr_node import group_message, open_node, place_of
 from dgmm.data.zarr_store import (
     MissingKeyError,
     StoreFailureError,
     leaves,
     missing_inner_chunk,
-    open_store,
-    open_watched,
     watched,
 )
 from dgmm.errors import (
     DamagedBlockError,
     DataChangedError,
     DgmmError,
-    InvalidDtypeError,
     MissingChunkError,
     SourceError,
     StoreUnavailableError,
 )
 
-__all__ = ["ZarrBlock", "ZarrHandle", "open_node", "open_zarr", "place_of"]
+__all__ = ["ZarrBlock", "ZarrHandle", "open_zarr"]
 
 _OPEN_ARRAYS = 16
-_NAMES_IN_MESSAGE = 10
 
 
 @dataclass(frozen=True)
@@ -116,12 +112,13 @@ class ZarrHandle:
         rows = np.empty((stop - start, self.layout.shape[1]), self.layout.dtype)
         for first in range(start, stop, self.group_rows):
             last = min(first + self.group_rows, stop)
-            target = NDBuffer.from_numpy_array(rows[first - start : last - start])
-            array.get_basic_selection((slice(first, last), slice(None)), out=target)
+            group = self.layout.shaped(rows[first - start : last - start])
+            target = NDBuffer.from_numpy_array(group)
+            array.get_basic_selection(self.layout.selection(first, last), out=target)
         if self.strict and self.layout.index is not None:
             missing = missing_inner_chunk(array, self.layout, start, stop)
             if missing is not None:
-                raise MissingKeyError(f"{missing[:2]} in shard {missing[2]}")
+                raise MissingKeyError(f"{missing[0]} in shard {missing[1]}")
         return rows
 
 
@@ -180,9 +177,16 @@ class ZarrBlock(Block):
         first = next(iter(leaves(error)))
         for leaf in leaves(error):
             if isinstance(leaf, MissingKeyError):
+                # Of one value for each row nothing is filled in: it would be a weight of 0, say.
+                advice = (
+                    "write it"
+                    if self.handle.layout.flat
+                    else "write it, or pass on_missing_chunk='fill' if the store is sparse on "
+                    "purpose"
+                )
                 return MissingChunkError(
-                    f"{location.name}: chunk {leaf} of block {self.name} was never written; write "
-                    "it, or pass on_missing_chunk='fill' if the store is sparse on purpose"
+                    f"{location.name}: chunk {leaf} of block {self.name} was never written; "
+                    f"{advice}"
                 )
             # A codec may raise this OSError; the others come from the store.
             if isinstance(leaf, StoreFailureError | OSError) and not isinstance(leaf, BadGzipFile):
@@ -201,6 +205,8 @@ def open_zarr(
     source: Any,
     block_bytes: int,
     on_missing_chunk: str = "raise",
+    *,
+    flat: bool = False,
 ) -> Dataset:
     """A Zarr array.
 
@@ -213,6 +219,8 @@ def open_zarr(
     on_missing_chunk : {'raise', 'fill'}
         What to do about a chunk that was never written: refuse it when its block is read, or take
         its fill value.
+    flat : bool
+        True for an array of one dimension that holds a value for each row: it becomes a feature.
 
     Raises
     ------
@@ -221,21 +229,25 @@ def open_zarr(
     StoreUnavailableError
         If the store could not be reached, or refused.
     InvalidDataError, InvalidDtypeError
-        If it is not two-dimensional, or not of real numbers.
+        If it does not have two dimensions (one if it is flat), or not real numbers.
     """
     location, given = (source, None) if isinstance(source, Location) else place_of(source)
     node = open_node(location) if given is None else given
     if isinstance(node, zarr.Group):
-        raise SourceError(_group_message(node, location))
+        raise SourceError(group_message(node, location))
     check_dtype(node.dtype)
     _refuse_pickles(node, location)
-    layout = layout_of(node)
+    layout = layout_of(node, flat)
     strict = on_missing_chunk == "raise"
     if strict and layout.shard is not None and layout.index is None:
+        advice = (
+            "write it without"
+            if flat
+            else "pass on_missing_chunk='fill' if all of them were written"
+        )
         raise SourceError(
             f"{location.name} keeps the tables of its shards in a way that does not tell missing "
-            "chunks (shards in shards, or codecs around them); pass on_missing_chunk='fill' if all "
-            "of them were written"
+            f"chunks (shards in shards, or codecs around them); {advice}"
         )
     ranges = checked_ranges(layout.block_ranges(block_bytes), layout.shape)
     _refuse_chunks_beyond(node, layout, location)
@@ -271,9 +283,9 @@ def _refuse_chunks_beyond(array: Any, layout: ZarrLayout, location: Location) ->
     for key, mark in marks_of(array.store, keys, location).items():
         if mark is not None:
             raise SourceError(
-                f"{location.name} holds the chunk {key}, which is beyond the shape {layout.shape} "
-                "that its metadata declare: they are damaged, or the array was cut without its "
-                "chunks; put the metadata right, or remove such chunks"
+                f"{location.name} holds the chunk {key}, which is beyond the shape "
+                f"{tuple(array.shape)} that its metadata declare: they are damaged, or the "
+                "array was cut without its chunks; put the metadata right, or remove such chunks"
             )
 
 
@@ -286,44 +298,11 @@ def _refuse_pickles(array: Any, location: Location) -> None:
         )
 
 
-def open_node(location: Location) -> Any:
-    """The ``zarr.Array`` or ``zarr.Group`` at a location, to read.
-
-    Raises
-    ------
-    SourceError
-        If there is none, or its metadata make no sense.
-    StoreUnavailableError
-        If the store could not be reached, or refused.
-    """
-    store = open_store(location)
-    try:
-        return open_watched(store)
-    except StoreFailureError as error:
-        failure = error.__cause__ or error
-        raise location.failure("cannot open", failure) from location.cause(failure)
-    except FileNotFoundError as error:
-        path = location.path
-        what = (
-            "no such file or directory"
-            if path is not None and not path.exists()
-            else "not a Zarr array (it has no zarr.json or .zarray there)"
-        )
-        raise SourceError(f"cannot open {location.name}: {what}") from location.cause(error)
-    except OSError as error:
-        raise location.failure("cannot open", error) from location.cause(error)
-    except Exception as error:  # noqa: BLE001 (broken metadata fail in any way)
-        kind = InvalidDtypeError if "data type" in str(error).lower() else SourceError
-        raise kind(
-            f"cannot open {location.name} as a Zarr array: {location.scrub(error)}"
-        ) from location.cause(error)
-
-
 @lru_cache(maxsize=_OPEN_ARRAYS)
 def _opened(handle: ZarrHandle) -> Any:
     location = handle.location
     array = open_node(location)
-    if isinstance(array, zarr.Group) or layout_of(array) != handle.layout:
+    if isinstance(array, zarr.Group) or layout_of(array, handle.layout.flat) != handle.layout:
         raise DataChangedError(
             f"{location.name} changed its shape, dtype or chunks after the dataset was opened; "
             "open it again"
@@ -355,39 +334,3 @@ def _token(location: Location, identity: str, strict: bool, given: Any) -> str:
     options = sorted(map(repr, location.storage_options.items()))
     unique = "" if given is None else uuid4().hex
     return fingerprint_of([location.url, options, identity, strict, unique])
-
-
-def place_of(node: Any) -> tuple[Location, Any]:
-    """Where a caller's array is, and the array itself if only its own store can read it.
-
-    A local array is opened again by its path, here as by the workers: its description can change
-    on the way (Zarr v3 keeps the byte order with the codecs, not with the dtype).
-    """
-    store = node.store
-    if isinstance(store, LocalStore):
-        return Location.of(store.root / node.path), None
-    if isinstance(store, FsspecStore):
-        path = f"{store.path.rstrip('/')}/{node.path}".rstrip("/")
-        options = getattr(store.fs, "storage_options", None) or {}
-        return Location(str(store.fs.unstrip_protocol(path)), dict(options)), node
-    # Not str(store), which holds the address of one in memory.
-    return Location(f"{type(store).__name__}://{node.path}"), node
-
-
-def _group_message(group: Any, location: Location) -> str:
-    try:
-        names = list(_array_names(group))
-    except Exception as error:  # noqa: BLE001 (each file system has errors of its own)
-        first = next(iter(leaves(error)))
-        failure = first.__cause__ if isinstance(first, StoreFailureError) else first
-        raise location.failure("cannot list", failure or first) from location.cause(error)
-    listed = ", ".join(names[:_NAMES_IN_MESSAGE]) or "none"
-    more = "" if len(names) <= _NAMES_IN_MESSAGE else ", …"
-    advice = f"; pass {location.name}/{names[0]}, say" if names else ""
-    return f"{location.name} is a Zarr group, not an array; arrays in it: {listed}{more}{advice}"
-
-
-def _array_names(group: Any) -> Iterator[str]:
-    for name, member in group.members(max_depth=4):
-        if isinstance(member, zarr.Array):
-            yield str(name)

@@ -31,8 +31,11 @@ def damaged_chunk(array: Any, layout: ZarrLayout, start: int, stop: int) -> str:
         last = min(row + n_rows, stop)
         for column in range(0, layout.shape[1], n_columns):
             try:
-                array.get_basic_selection((slice(row, last), slice(column, column + n_columns)))
+                array.get_basic_selection(
+                    layout.selection(row, last, slice(column, column + n_columns))
+                )
             except Exception:  # noqa: BLE001 (a codec raises what it likes)
-                key = array.metadata.encode_chunk_key((row // stored[0], column // stored[1]))
+                place = layout.place(row // stored[0], column // stored[1])
+                key = array.metadata.encode_chunk_key(place)
                 return f" in {key} (rows {row} to {last - 1})"
     return ""

@@ -45,7 +45,7 @@ def keys_of(array: Any, layout: ZarrLayout, start: int, stop: int) -> Iterator[s
         last = 1 + sum(end < stop for end in ends)
     for row in range(first, last):
         for column in range(n_columns):
-            key = array.metadata.encode_chunk_key((row, column))
+            key = array.metadata.encode_chunk_key(layout.place(row, column))
             yield f"{array.path}/{key}" if array.path else key
 
 
@@ -55,7 +55,9 @@ def keys_beyond(array: Any, layout: ZarrLayout) -> list[str]:
         return []
     rows, columns = layout.shard or layout.chunk
     below, right = -(-layout.shape[0] // rows), -(-layout.shape[1] // columns)
-    names = [array.metadata.encode_chunk_key(place) for place in ((below, 0), (0, right))]
+    beside = [] if layout.flat else [(0, right)]
+    places = [layout.place(below, 0), *beside]
+    names = [array.metadata.encode_chunk_key(place) for place in places]
     return [f"{array.path}/{name}" if array.path else name for name in names]
 
 

@@ -7,7 +7,7 @@ shard.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class ShardIndex:
 
 @dataclass(frozen=True)
 class ZarrLayout:
-    """The units of a two-dimensional Zarr array.
+    """The units of a Zarr array of rows, or of one value for each row.
 
     Parameters
     ----------
@@ -61,6 +61,9 @@ class ZarrLayout:
         Rows of each unit where they differ (rectilinear chunks).
     copies : int
         Buffers that decoding holds for each byte in flight.
+    flat : bool
+        True for an array of one dimension, which is read as one column: shapes here are those of
+        rows of one feature.
     """
 
     shape: tuple[int, int]
@@ -70,6 +73,20 @@ class ZarrLayout:
     index: ShardIndex | None = None
     sizes: tuple[int, ...] | None = None
     copies: int = 2
+    # Not shown: fingerprints, which checkpoints hold, are made of what is.
+    flat: bool = field(default=False, repr=False)
+
+    def place(self, row: int, column: int) -> tuple[int, ...]:
+        """A chunk of the grid as the array counts its dimensions."""
+        return (row,) if self.flat else (row, column)
+
+    def selection(self, start: int, stop: int, columns: slice = slice(None)) -> tuple[slice, ...]:
+        """Some rows as the array is indexed."""
+        return (slice(start, stop),) if self.flat else (slice(start, stop), columns)
+
+    def shaped(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """A view of rows with the array's dimensions."""
+        return rows[:, 0] if self.flat else rows
 
     @property
     def row_bytes(self) -> int:
@@ -115,22 +132,32 @@ class ZarrLayout:
         return self.shard is not None and self.shard[0] * self.row_bytes <= block_bytes
 
 
-def layout_of(array: Any) -> ZarrLayout:
+def layout_of(array: Any, flat: bool = False) -> ZarrLayout:
     """The layout of a ``zarr.Array``.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    flat : bool
+        True if it has one dimension and holds a value for each row.
 
     Raises
     ------
     InvalidDataError
-        If it is not two-dimensional.
+        If it has another number of dimensions.
     """
-    shape = check_two_dimensional(tuple(array.shape))
+    shape = check_two_dimensional(_as_column(array.shape, flat))
     codecs = codecs_of(array)
     names = [codec["name"] for codec in codecs]
     if "sharding_indexed" in names:
-        return _sharded(array, shape, codecs)
+        return _sharded(array, shape, codecs, flat)
     copies = 1 if codecs and set(names) <= _COPYLESS else 2
-    sizes, chunk = _chunks(array)
-    return ZarrLayout(shape, array.dtype, chunk, sizes=sizes, copies=copies)
+    sizes, chunk = _chunks(array, flat)
+    return ZarrLayout(shape, array.dtype, chunk, sizes=sizes, copies=copies, flat=flat)
+
+
+def _as_column(shape: Any, flat: bool) -> tuple[int, ...]:
+    return (*shape, 1) if flat and len(shape) == 1 else tuple(shape)
 
 
 def codecs_of(array: Any) -> list[dict[str, Any]]:
@@ -139,12 +166,13 @@ def codecs_of(array: Any) -> list[dict[str, Any]]:
     return [dict(codec) for codec in document.get("codecs", ())]
 
 
-def _chunks(array: Any) -> tuple[tuple[int, ...] | None, tuple[int, int]]:
+def _chunks(array: Any, flat: bool) -> tuple[tuple[int, ...] | None, tuple[int, int]]:
     try:
-        rows, columns = array.chunks
+        rows, columns = _as_column(array.chunks, flat)
     except NotImplementedError:
         sizes = array.read_chunk_sizes
-        return tuple(sizes[0]), (max(sizes[0], default=1), max(sizes[1]))
+        width = 1 if flat else max(sizes[1])
+        return tuple(sizes[0]), (max(sizes[0], default=1), width)
     if rows < 1 or columns < 1:
         raise SourceError(
             f"the metadata declares chunks of shape {(rows, columns)}, which hold nothing; restore "
@@ -153,20 +181,23 @@ def _chunks(array: Any) -> tuple[tuple[int, ...] | None, tuple[int, int]]:
     return None, (int(rows), int(columns))
 
 
-def _sharded(array: Any, shape: tuple[int, int], codecs: list[dict[str, Any]]) -> ZarrLayout:
+def _sharded(
+    array: Any, shape: tuple[int, int], codecs: list[dict[str, Any]], flat: bool
+) -> ZarrLayout:
     try:
-        shard, chunk = tuple(array.shards), tuple(array.chunks)
+        shard: Any = _as_column(array.shards, flat)
+        chunk: Any = _as_column(array.chunks, flat)
     except NotImplementedError as error:
         raise SourceError(
             "shards of different sizes are not supported; write the array with equal ones"
         ) from error
     if len(codecs) > 1:
         # Other codecs around the shard: it can only be read as a whole.
-        return ZarrLayout(shape, array.dtype, shard, shard=shard, copies=4)
+        return ZarrLayout(shape, array.dtype, shard, shard=shard, copies=4, flat=flat)
     inner = [codec["name"] for codec in codecs[0]["configuration"]["codecs"]]
     copies = 2 if set(inner) <= _COPYLESS else 3
     index = None if "sharding_indexed" in inner else _index(codecs[0], shard, chunk)
-    return ZarrLayout(shape, array.dtype, chunk, shard=shard, index=index, copies=copies)
+    return ZarrLayout(shape, array.dtype, chunk, shard, index, copies=copies, flat=flat)
 
 
 def _index(codec: dict[str, Any], shard: tuple[int, ...], chunk: tuple[int, ...]) -> Any:

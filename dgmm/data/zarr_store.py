@@ -154,7 +154,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 def missing_inner_chunk(
     array: Any, layout: ZarrLayout, start: int, stop: int
-) -> tuple[int, int, str] | None:
+) -> tuple[tuple[int, ...], str] | None:
     """A chunk that its shard's table says was never written, among those of some rows.
 
     Parameters
@@ -169,15 +169,15 @@ def missing_inner_chunk(
     Returns
     -------
     tuple or None
-        The chunk's row and column in the grid of chunks, and the key of its shard.
+        The chunk's place in the grid of chunks, and the key of its shard.
     """
     shards = list(_shards(layout, start, stop))
-    keys = [_key(array, shard) for shard in shards]
+    keys = [_key(array, layout.place(*shard)) for shard in shards]
     tables = sync(_tables(array.store, keys, layout))
     for shard, key, table in zip(shards, keys, tables, strict=True):
         missing = _first_missing(table, shard, layout, start, stop)
         if missing is not None:
-            return (*missing, key)
+            return layout.place(*missing), key
     return None
 
 
@@ -189,7 +189,7 @@ def _shards(layout: ZarrLayout, start: int, stop: int) -> Iterator[tuple[int, in
             yield row, column
 
 
-def _key(array: Any, coordinates: tuple[int, int]) -> str:
+def _key(array: Any, coordinates: tuple[int, ...]) -> str:
     key = str(array.metadata.encode_chunk_key(coordinates))
     return f"{array.path}/{key}" if array.path else key
 
