@@ -51,6 +51,7 @@ def fit_dataset(
     options = plan_maximization(estimator, parameters, dataset)
     if previous is not None:
         _check_previous(previous, parameters, dataset.n_features)
+        _check_same_names(previous.mixture_, dataset)
         gone = previous._dropped
         check_held(estimator, parameters, options.fixed, previous.mixture_, gone)
     batch = Batch((estimator,), (parameters,), (options,), dataset)
@@ -138,6 +139,16 @@ def _starts(
     starts = [start_from(estimator, parameters, n_features, find) for find in finders[0]]
     starts = [check_start(start, options) for start in starts]
     return [Chain(start, level) for start in starts]
+
+
+def _check_same_names(mixture: Mixture, dataset: Dataset) -> None:
+    """Refuse columns whose means would become those of others."""
+    ours, theirs = mixture.feature_names, dataset.feature_names
+    if ours is not None and theirs is not None and tuple(ours) != tuple(theirs):
+        raise InvalidParameterError(
+            f"warm_start goes on from a fit to the columns {list(ours)}, and these are "
+            f"{list(theirs)}; pass them in that order, or warm_start=False to start anew"
+        )
 
 
 def _check_previous(previous: Any, parameters: FitParameters, n_features: int) -> None:

@@ -249,7 +249,8 @@ def _estimators(
 def _listed(value: Any) -> list[Any]:
     """What an argument lists, or itself; what arrays hold as Python's own values."""
     value = value.tolist() if isinstance(value, np.ndarray) else value
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    each = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    return [one.item() if isinstance(one, np.generic) else one for one in each]
 
 
 def _order(candidate: Candidate, estimators: list[GaussianMixture]) -> tuple[int, int]:

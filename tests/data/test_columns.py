@@ -1,4 +1,4 @@
-"""Columns of weights and labels that are stored: damage, gaps, stores that fail, what is declared."""
+"""Stored columns of weights and labels: damage, gaps, stores that fail, what is declared."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_damaged_chunk_is_named(tmp_path, paired):
 
 def test_a_chunk_that_was_never_written_is_named(tmp_path, paired):
     column(tmp_path / "w", written=VALUES[:900])
-    with pytest.raises(MissingChunkError, match="chunk c/9 of block .* never written; write it$"):
+    with pytest.raises(MissingChunkError, match=r"chunk c/9 of block .* never written; write it$"):
         paired(tmp_path / "w").blocks[9].read()
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_unpickled(tmp_path, paired, place):
 def test_what_is_encoded_by_pickling_is_refused_by_name(tmp_path, paired, monkeypatch):
     # Some versions of Zarr refuse such metadata themselves.
     array = column(tmp_path / "w")
-    monkeypatch.setattr("dgmm.data.zarr.codec_names", lambda array: ["Pickle(protocol=4)"])
+    monkeypatch.setattr("dgmm.data.zarr.codec_names", lambda _: ["Pickle(protocol=4)"])
     with pytest.raises(SourceError, match="is encoded by pickling"):
         paired(array)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -159,3 +160,9 @@ def test_without_pandas_it_says_what_to_install(rows, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(dgmm.MissingDependencyError, match="pandas, which is not installed"):
         found.table.to_pandas()
+
+
+def test_the_table_is_of_plain_numbers() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    found = dgmm.select_model(x, [np.int64(1), np.int32(2)], max_iter=2, random_state=0, tol=10.0)
+    json.dumps(found.table.to_dicts())

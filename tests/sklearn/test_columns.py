@@ -186,3 +186,14 @@ def test_a_query_is_no_frame_yet() -> None:
         warnings.simplefilter("error")
         with pytest.raises(dgmm.InvalidParameterError, match=r"polars LazyFrame.*collect\(\)"):
             dgmm.GaussianMixture().fit(_polars(X, NAMES).lazy())
+
+
+def test_a_fit_that_goes_on_takes_no_column_for_another() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal([0.0, 9.0], 1.0, (60, 2)), columns=["a", "b"])
+    model = dgmm.GaussianMixture(2, random_state=0, warm_start=True).fit(frame)
+    model.fit(frame)
+    with pytest.raises(dgmm.InvalidParameterError, match="pass them in that order"):
+        model.fit(frame[["b", "a"]])
+    assert list(model.feature_names_in_) == ["a", "b"]
+    model.set_params(warm_start=False).fit(frame[["b", "a"]])
