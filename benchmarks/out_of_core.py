@@ -28,8 +28,8 @@ N_FEATURES = 32
 
 def run(settings: Settings) -> list[Table]:
     """One row of the table for each case."""
-    # Compiled loops take 208 MiB of the larger limit.
-    size, limit = settings.pick((32, 112), (1024, 400))
+    # Compiled loops take 240 MiB of the larger limit.
+    size, limit = settings.pick((32, 112), (1024, 432))
     cases = settings.pick(CASES[-1:], CASES)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
