@@ -43,7 +43,7 @@ def passes_to_come(
         Of the mixtures of the batch.
     dataset : Dataset
     level : Level
-        The kernel that the fit begins with; it may come to need the next safer one.
+        The kernel that the fit begins with. A safer one, which few fits come to need, takes more.
     device : str
     """
     d = dataset.n_features
@@ -56,16 +56,15 @@ def passes_to_come(
         mixtures += [_mixture(family, k, d)] * min(n, 1 + MOST_STACKED // k)
     n_blocks = sum(block.n_rows > 0 for block in dataset.blocks)
     seen: set[tuple[int, int]] = set()
-    for each in sorted({level, max(level, Level.FLOAT64)}):
-        kernels = plan_batch(mixtures, [each] * len(mixtures), frames, quadratic=False)
-        if not device.startswith("cuda"):
-            kernels = tuple(cut_kernels(kernels, n_blocks))
-        for kernel in kernels:
-            one = BatchPass((kernel,), Expectation(), device)
-            size = (one.workspace_bytes, one.result_bytes)
-            if size not in seen:
-                seen.add(size)
-                yield one
+    kernels = plan_batch(mixtures, [level] * len(mixtures), frames, quadratic=False)
+    if not device.startswith("cuda"):
+        kernels = tuple(cut_kernels(kernels, n_blocks))
+    for kernel in kernels:
+        one = BatchPass((kernel,), Expectation(), device)
+        size = (one.workspace_bytes, one.result_bytes)
+        if size not in seen:
+            seen.add(size)
+            yield one
 
 
 def _mixture(family: CovarianceFamily, n_components: int, n_features: int) -> Mixture:

@@ -139,7 +139,9 @@ def test_a_value_for_each_component_needs_one_size(rows) -> None:
         select(rows, ("full",), means_init=np.zeros((3, 3)))
     with pytest.raises(InvalidParameterError, match=r"full with 2 components: fixed.*component 2"):
         select(rows, ("full",), fixed={"means": [2]})
-    with pytest.raises(InvalidParameterError, match=r"diag with 2 components: covariance_prior"):
+    with pytest.raises(
+        InvalidParameterError, match=r"covariance_prior has shape .*\(full\), .*\(diag\)"
+    ):
         select(rows, ("full", "diag"), covariance_prior=np.eye(3), degrees_of_freedom_prior=9.0)
     with pytest.raises(InvalidParameterError, match=r"degrees_of_freedom_prior=2; for .* exceed 2"):
         select(rows, ("diag", "full"), covariance_prior=1.0, degrees_of_freedom_prior=2.0)
