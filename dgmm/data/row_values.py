@@ -87,6 +87,8 @@ def open_column(source: Any, argument: str, n_rows: int) -> Dataset:
     try:
         column = _opened(source, n_rows)
         _check_count(column.n_rows, n_rows)
+        if column.n_features == 1:
+            column = _brought(column)
     except DgmmError as error:
         raise type(error)(f"{argument}: {error}") from error
     if column.n_features != 1:
@@ -142,11 +144,21 @@ def _two_dimensional(values: Any) -> Any:
 def _open_dask(source: Any) -> Dataset:
     from dgmm.data.dask import open_dask
 
-    column = open_dask(_two_dimensional(source), _COLUMN_BYTES)
+    return open_dask(_two_dimensional(source), _COLUMN_BYTES)
+
+
+def _brought(column: Dataset) -> Dataset:
+    """The column in this process if a cluster holds it.
+
+    A worker's task must not wait for another task, which joining a cluster's chunks would be.
+    """
     if not any(getattr(block, "futures", ()) for block in column.blocks):
         return column
-    # A worker's task must not wait for another task, which joining a cluster's chunks would be.
-    return open_array(_two_dimensional(np.asarray(source.compute())), DEFAULT_BLOCK_BYTES)
+    # Each block asks the client that its chunks belong to, which need not be the default one.
+    values = np.empty((column.n_rows, 1), column.dtype)
+    for block in column.blocks:
+        values[block.first_row : block.first_row + block.n_rows] = to_host(block.read().x)
+    return open_array(values, DEFAULT_BLOCK_BYTES)
 
 
 def _open_zarr(source: Any, n_rows: int) -> Dataset:
