@@ -202,3 +202,37 @@ class TestCluster:
         block = travelled(blocks[2])
         rows = client.submit(lambda block: block.read().x, block).result()
         np.testing.assert_array_equal(rows, VALUES[40:60])
+
+
+class TestColumnsOnAnotherCluster:
+    """Weights and labels that are held by a client which is not the default one."""
+
+    @pytest.fixture(scope="class")
+    def other(self):
+        distributed = pytest.importorskip("distributed")
+        options = {"processes": False, "n_workers": 1, "threads_per_worker": 2}
+        with (
+            distributed.LocalCluster(**options, dashboard_address=":0") as cluster,
+            distributed.Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+
+    @pytest.mark.parametrize("given", ["array", "dataset"])
+    @pytest.mark.parametrize("holds", ["weight", "labels"])
+    def test_they_are_brought(self, other, holds, given):
+        column = other.persist(da.arange(100, chunks=30))
+        if given == "dataset":
+            column = open_dataset(column[:, None])
+        dataset = open_dataset(VALUES, block_bytes=640)
+        paired = dataset.with_weights(column) if holds == "weight" else dataset.with_labels(column)
+        rows = travelled(paired).blocks[2].read()
+        np.testing.assert_array_equal(getattr(rows, holds), np.arange(40, 60))
+
+    def test_a_chunk_that_fails_is_named(self, other):
+        def fail(values):
+            raise RuntimeError("no such weight")
+
+        column = other.persist(da.ones(100, chunks=30).map_blocks(fail, dtype="f8"))
+        said = r"sample_weight: the Dask array failed at block rows 0 to 99: .*no such weight"
+        with pytest.raises(SourceError, match=said):
+            open_dataset(VALUES).with_weights(column)
