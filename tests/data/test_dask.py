@@ -204,18 +204,19 @@ class TestCluster:
         np.testing.assert_array_equal(rows, VALUES[40:60])
 
 
+@pytest.fixture(scope="module")
+def other():
+    distributed = pytest.importorskip("distributed")
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 2}
+    with (
+        distributed.LocalCluster(**options, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
 class TestColumnsOnAnotherCluster:
     """Weights and labels that are held by a client which is not the default one."""
-
-    @pytest.fixture(scope="class")
-    def other(self):
-        distributed = pytest.importorskip("distributed")
-        options = {"processes": False, "n_workers": 1, "threads_per_worker": 2}
-        with (
-            distributed.LocalCluster(**options, dashboard_address=":0") as cluster,
-            distributed.Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
 
     @pytest.mark.parametrize("given", ["array", "dataset"])
     @pytest.mark.parametrize("holds", ["weight", "labels"])
