@@ -44,8 +44,9 @@ class RestartRecord:
 
     Parameters
     ----------
-    status : {"converged", "max_iter", "retired", "halved"}
-        ``retired`` collapsed; ``halved`` was given up as hopeless (``halve_after``).
+    status : {"converged", "max_iter", "collapsed", "retired", "halved"}
+        ``retired`` collapsed; ``collapsed`` did so by a draw of stochastic EM, and ends at its
+        likeliest iterate; ``halved`` was given up as hopeless (``halve_after``).
     n_iter : int
     lower_bound : float
         Per row, in nats; −inf if no iteration was done. With priors, the log posterior.
