@@ -88,7 +88,7 @@ def fit_batch(estimator: Any, X: Any, sample_weight: Any = None) -> None:
     """
     parameters, sizes = check_parameters(estimator), _step_sizes(estimator)
     dataset = open_rows(X, sample_weight)
-    _check_supported(parameters, dataset)
+    _check_supported(estimator, parameters, dataset)
     is_first = not estimator.__sklearn_is_fitted__()
     _check_batch(estimator, dataset, is_first)
     taken = _advance(estimator, parameters, sizes, dataset)
@@ -122,7 +122,13 @@ def _mended(
     return taken.without_emptied(), tuple(sorted({*dropped, *emptied}))
 
 
-def _check_supported(parameters: FitParameters, dataset: Dataset) -> None:
+def _check_supported(estimator: Any, parameters: FitParameters, dataset: Dataset) -> None:
+    if estimator.checkpoint is not None:
+        raise InvalidParameterError(
+            "partial_fit writes no checkpoints: a batch is a pass or two, and what a later one "
+            "needs is in the estimator; pass checkpoint=None, and save() or pickle the estimator "
+            "between batches"
+        )
     if parameters.algorithm != "em" or parameters.temperatures:
         name = (
             "annealing" if parameters.algorithm == "em" else f"algorithm={parameters.algorithm!r}"

@@ -13,6 +13,7 @@ from dgmm.profile import Profile
 __all__ = [
     "emptied_notes",
     "notes_of",
+    "notes_of_restarts",
     "warn_of_constants",
     "warn_of_dropped",
     "warn_of_emptied",
@@ -99,6 +100,16 @@ def notes_of(profile: Profile, chains: Sequence[Chain]) -> tuple[str, ...]:
         if chain.reason:
             notes.append(f"restart {i} retired: {chain.reason}")
     return tuple(notes)
+
+
+def notes_of_restarts(asked: int, n_init: int) -> tuple[str, ...]:
+    """That fewer restarts run than were asked for, because all would be the same."""
+    if asked == n_init:
+        return ()
+    return (
+        f"n_init={asked}: the start is given and nothing is drawn, so that all restarts are one, "
+        "which was run",
+    )
 
 
 def emptied_notes(chain: Chain) -> list[str]:

@@ -36,7 +36,10 @@ _LIMIT_FOR_COMPILING = 2**30
 
 @dataclass(frozen=True)
 class FitParameters:
-    """Checked arguments of a fit; the names are the estimator's."""
+    """Checked arguments of a fit; the names are the estimator's.
+
+    ``n_init`` is 1 where every restart would be the same.
+    """
 
     n_components: int
     family: CovarianceFamily
@@ -85,7 +88,7 @@ def check_parameters(estimator: Any) -> FitParameters:
         max_iter=max_iter,
         algorithm=algorithm,
         temperatures=temperatures,
-        n_init=_integer(estimator, "n_init", 1),
+        n_init=_n_restarts(estimator, algorithm, temperatures),
         init_params=_method(estimator.init_params),
         halve_after=(
             None if estimator.halve_after is None else _integer(estimator, "halve_after", 1)
@@ -100,6 +103,20 @@ def check_parameters(estimator: Any) -> FitParameters:
             else parse_bytes(estimator.memory_limit, "memory_limit")
         ),
     )
+
+
+def _n_restarts(estimator: Any, algorithm: str, temperatures: tuple[float, ...]) -> int:
+    """Restarts that can differ: one where the start is given and nothing is drawn after it."""
+    n_init = _integer(estimator, "n_init", 1)
+    is_drawn = algorithm == "sem" or bool(temperatures)
+    return n_init if is_drawn or not has_whole_start(estimator) else 1
+
+
+def has_whole_start(estimator: Any) -> bool:
+    """True if the caller gave all of the start, so that no ``init_params`` is asked."""
+    spreads = (estimator.covariances_init, estimator.precisions_init)
+    given = (estimator.weights_init, estimator.means_init)
+    return all(one is not None for one in given) and any(one is not None for one in spreads)
 
 
 def _check_flags(estimator: Any) -> None:

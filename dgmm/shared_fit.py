@@ -35,7 +35,7 @@ from dgmm.halving import halving_of
 from dgmm.holdout import FittedSide, Split, on_fitted
 from dgmm.initialization import sample_size
 from dgmm.maximization import MaximizationOptions
-from dgmm.notes import notes_of, warn_of_constants
+from dgmm.notes import notes_of, notes_of_restarts, warn_of_constants
 from dgmm.parameters import FitParameters, seed_entropy
 from dgmm.profile import Profile, ProfilePass
 from dgmm.record import FitEvent, FitRecord
@@ -115,6 +115,11 @@ class Batch:
     def is_kept(self) -> bool:
         """True if checkpoints are written."""
         return self.estimators[0].checkpoint is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know before anything was read."""
+        return notes_of_restarts(self.estimators[0].n_init, self.shared.n_init)
 
     def device(self, engine: Engine) -> tuple[str, str]:
         """The device of the passes, and why it was chosen."""
@@ -215,7 +220,7 @@ class Fitted:
             fixed=fixed,
             acceleration=self.acceleration,
             earlier=self.kept.earlier,
-            notes=self.kept.notes,
+            notes=(*self.batch.notes, *self.kept.notes),
             device_reason=self.device_reason,
         )
 

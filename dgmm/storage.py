@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from dgmm.durable import replace_file
-from dgmm.errors import ModelFileError, SourceError, StoreUnavailableError
+from dgmm.errors import (
+    InvalidParameterError,
+    ModelFileError,
+    SourceError,
+    StoreUnavailableError,
+)
 from dgmm.sealed import PREFIX_BYTES, Seal
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "looks_like_model", "read_model", "write_model"]
@@ -53,14 +58,14 @@ def write_model(
     Raises
     ------
     InvalidParameterError
-        If an array or a fact cannot be stored.
+        If an array or a fact cannot be stored, or ``path`` is a URL or no path at all.
     SourceError
         If there is no such directory.
     StoreUnavailableError
         If the file cannot be written: no permission, a full disk.
     """
+    target = Path(os.path.realpath(_local(path)))
     content = _MODEL.close(tensors, facts)
-    target = Path(os.path.realpath(path))
     try:
         replace_file(target, content)
     except OSError as error:
@@ -86,6 +91,8 @@ def read_model(
 
     Raises
     ------
+    InvalidParameterError
+        If ``path`` is a URL or no path at all.
     SourceError
         If there is no such file.
     StoreUnavailableError
@@ -93,7 +100,7 @@ def read_model(
     ModelFileError
         If it is not a model, was cut short or altered, or is of a newer format.
     """
-    path = Path(path)
+    path = _local(path)
     try:
         # A pipe would block for ever, and a directory gives a message that nobody understands.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -104,6 +111,18 @@ def read_model(
         if isinstance(error, SourceError):
             raise
         raise _failure("read", path, error) from error
+
+
+def _local(path: Any) -> Path:
+    """A path of this machine, or an InvalidParameterError."""
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidParameterError(f"the path of a model is {path!r}; it must be a str or a path")
+    if "://" in str(path):
+        raise InvalidParameterError(
+            f"the path of a model starts with {str(path).partition('://')[0]}://; models are files "
+            "of this machine: write to one and copy it, or copy it here and read it"
+        )
+    return Path(path)
 
 
 def looks_like_model(path: str | os.PathLike[str]) -> bool:

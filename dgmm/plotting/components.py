@@ -181,6 +181,11 @@ def plot_density(
 def _shares(confidence: Any) -> list[float]:
     given = confidence if np.iterable(confidence) and not isinstance(confidence, str) else None
     shares = list([confidence] if given is None else given)
+    if not shares:
+        raise InvalidParameterError(
+            "confidence is empty; name a share strictly between 0 and 1 for each ellipse, or draw "
+            "with plot_density what needs none"
+        )
     for share in shares:
         is_real = isinstance(share, float | int | np.floating | np.integer)
         if not is_real or isinstance(share, bool) or not 0.0 < share < 1.0:

@@ -41,8 +41,21 @@ def require_matplotlib() -> Any:
 
 
 def axes_for(ax: Any) -> Any:
-    """The axes that were given, or those of a new figure."""
-    return require_matplotlib().subplots(layout="constrained")[1] if ax is None else ax
+    """The axes that were given, or those of a new figure.
+
+    Raises
+    ------
+    InvalidParameterError
+        If what was given is no axes.
+    """
+    plt = require_matplotlib()
+    if ax is None:
+        return plt.subplots(layout="constrained")[1]
+    if not isinstance(ax, plt.Axes):
+        raise InvalidParameterError(
+            f"ax={ax!r}; it must be one matplotlib.axes.Axes, as plt.subplots() makes them, or None"
+        )
+    return ax
 
 
 def colours(n_components: int) -> Array:

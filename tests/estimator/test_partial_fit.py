@@ -287,6 +287,7 @@ def test_single_precision_rows_and_products() -> None:
         ({"step_offset": np.inf}, "step_offset"),
         ({"forgetting": 1.5}, "forgetting"),
         ({"forgetting": np.nan}, "forgetting"),
+        ({"checkpoint": "anywhere"}, "partial_fit writes no checkpoints"),
     ],
 )
 def test_steps_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

@@ -62,6 +62,8 @@ def test_features_that_cannot_be_shown(plot, model, features, message) -> None:
         ("components", {"confidence": 1.0}, "confidence=1.0"),
         ("components", {"confidence": (0.5, 0.0)}, "strictly between 0 and 1"),
         ("components", {"confidence": "0.5"}, "strictly between 0 and 1"),
+        ("components", {"confidence": []}, "confidence is empty"),
+        ("components", {"ax": 3}, r"ax=3; it must be one matplotlib\.axes\.Axes"),
         ("components", {"background": "photograph"}, "'photograph' is not known; use one of 'hex"),
         ("components", {"bins": 0}, "bins=0; it must be an integer of at least 1"),
         ("components", {"subsample": 0}, "subsample=0; it must be an integer of at least 1"),

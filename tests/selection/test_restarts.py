@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 
 import dgmm
 from dgmm.covariance import family_names
@@ -314,3 +316,32 @@ def test_the_record_has_the_likelihood_of_the_restart_that_was_kept() -> None:
 def test_halve_after_is_a_positive_integer(value) -> None:
     with pytest.raises(dgmm.InvalidParameterError, match="halve_after"):
         dgmm.GaussianMixture(2, halve_after=value).fit(blobs(0))
+
+
+@pytest.mark.parametrize("spread", ["covariances_init", "precisions_init"])
+def test_restarts_that_would_all_be_the_same_are_one(spread: str) -> None:
+    x = blobs(2, n_rows=400)
+    start = {"weights_init": [0.5, 0.5], "means_init": x[[0, -1]], spread: np.ones(2)}
+    options = {"covariance_type": "spherical", "random_state": 0, **start}
+    one = dgmm.GaussianMixture(2, **options).fit(x)
+    ten = dgmm.GaussianMixture(2, n_init=10, **options).fit(x)
+    assert_array_equal(ten.means_, one.means_)
+    assert len(ten.record_.restarts) == 1
+    assert any("n_init=10" in note for note in ten.record_.notes)
+    assert not any("n_init" in note for note in one.record_.notes)
+
+
+@pytest.mark.parametrize(
+    "options", [{"algorithm": "sem"}, {"annealing": [4.0, 2.0]}, {"means_init": None}]
+)
+def test_restarts_of_which_each_draws_all_run(options: dict) -> None:
+    x = blobs(2, n_rows=400)
+    start = {"weights_init": [0.5, 0.5], "means_init": x[[0, -1]], "covariances_init": np.ones(2)}
+    model = dgmm.GaussianMixture(
+        2, covariance_type="spherical", n_init=3, max_iter=8, random_state=0, **start | options
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        record = model.fit(x).record_
+    assert len(record.restarts) == 3
+    assert len({one.lower_bound for one in record.restarts}) > 1

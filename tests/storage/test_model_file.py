@@ -353,6 +353,21 @@ def test_a_pipe_does_not_block(tmp_path: Path) -> None:
         read_model(tmp_path / "pipe")
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, "the path of a model is None; it must be a str or a path"),
+        (3, "the path of a model is 3"),
+        ("s3://key:secret@bucket/m", "starts with s3://; models are files of this machine"),
+    ],
+)
+def test_what_is_no_local_path(path: object, message: str) -> None:
+    for use in (lambda: read_model(path), lambda: write_model(path, {}, {})):  # type: ignore[arg-type]
+        with pytest.raises(InvalidParameterError, match=message) as caught:
+            use()
+        assert "secret" not in str(caught.value)
+
+
 def test_looks_like_model(path: Path, tmp_path: Path) -> None:
     array = tmp_path / "rows.npy"
     np.save(array, np.zeros((2, 2)))

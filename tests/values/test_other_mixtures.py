@@ -106,6 +106,16 @@ def test_divergences_that_cannot_be() -> None:
             f.kl_divergence(other, **options)
 
 
+def test_a_divergence_compares_features_of_the_same_names() -> None:
+    f = dgmm.Mixture([1.0], [[0.0, 5.0]], [1.0], "spherical", ["height", "width"])
+    g = dgmm.Mixture([1.0], [[5.0, 0.0]], [1.0], "spherical", ["width", "height"])
+    with pytest.raises(dgmm.InvalidParameterError, match=r"\['height', 'width'\] and \['width'"):
+        f.kl_divergence(g)
+    assert float(f.kl_divergence(g.marginal(["height", "width"]))) == pytest.approx(0.0)
+    unnamed = dgmm.Mixture([1.0], [[0.0, 5.0]], [1.0], "spherical")
+    assert float(f.kl_divergence(unnamed)) == pytest.approx(0.0)
+
+
 # ------------------------------------------------------------------------------------- merging
 
 
