@@ -20,6 +20,8 @@ _STATUS = {
     "max_iter": "stopped at max_iter",
     "retired": "retired",
     "halved": "retired as hopeless",
+    # Of stochastic EM alone; it may well be the one that was kept.
+    "collapsed": "ended by a draw that left a component too few rows, at its likeliest iterate",
 }
 
 

@@ -91,6 +91,14 @@ def test_every_restart_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert re.search(r"2 retired 2 −4.5 centred component 3 <collapsed>", text)
 
 
+def test_a_restart_that_a_draw_ended_says_how(tmp_path: Path) -> None:
+    one = record((-2.5, -2.0))
+    drawn = replace(one.restarts[1], status="collapsed")
+    text = page(tmp_path, model(record_=replace(one, restarts=(drawn,)))).text
+    assert "ended by a draw" in text
+    assert "likeliest iterate" in text
+
+
 def test_components_come_in_the_order_of_their_weights(tmp_path: Path) -> None:
     text = page(tmp_path).text
     found = re.findall(r" (\d) (\d+\.\d) % [\d,]+ ", text)
