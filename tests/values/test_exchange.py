@@ -280,6 +280,10 @@ def test_what_scikit_learn_lacks_is_written_as_its_equal(name: str) -> None:
     for wanted in ("tied", "diag", "full"):
         theirs = model.to_sklearn(wanted)
         assert_allclose(theirs.score_samples(X), model.score_samples(X), rtol=1e-9)
+        # It counts the parameters of the family that they are written as.
+        more = theirs._n_parameters() - model.n_parameters_
+        assert theirs.bic(X) - model.bic(X) == pytest.approx(more * np.log(len(X)), rel=1e-6)
+        assert more > 0
     with pytest.raises(dgmm.InvalidParameterError, match="without changing the densities"):
         model_of("full").to_sklearn("diag")
 
