@@ -117,13 +117,14 @@ def test_a_regression_of_one_gaussian_is_least_squares(rows) -> None:
     assert_allclose(covariances[:, 0, 0], residual[0] / len(rows), rtol=1e-8)
 
 
-@METHODS
+@pytest.mark.parametrize("name", (*NAMES, "predict", "predict_proba", "score_samples"))
+@FAMILIES
 def test_a_cluster_and_any_number_of_threads_give_the_same_bits(
-    client, name, store, tmp_path
+    client, family, name, store, tmp_path
 ) -> None:
     engines = [dgmm.LocalEngine(1), dgmm.LocalEngine(3), dgmm.DaskEngine(client)]
     found = [
-        getattr(model_of("full", engine=engine), name)(store, out=tmp_path / f"{i}.zarr")[:]
+        getattr(model_of(family, engine=engine), name)(store, out=tmp_path / f"{i}.zarr")[:]
         for i, engine in enumerate(engines)
     ]
     assert_array_equal(found[0], found[1])

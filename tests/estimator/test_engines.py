@@ -160,3 +160,22 @@ def test_a_pipeline_of_a_frame_and_its_file(
     assert_array_equal(found[1], found[0])
     assert_array_equal(found[2], found[0])
     assert_allclose(found[0], model.mixture_.responsibilities(scaled), atol=1e-9)
+
+
+@FAMILIES
+def test_weighted_batches_with_a_prior_and_held_means(
+    family: str, engines: list[Any], tmp_path: Path
+) -> None:
+    def fit(engine: Any) -> dgmm.GaussianMixture:
+        model = mixture(
+            family, engine, means_init=CENTRES, fixed={"means": [0]}, covariance_floor=0.2,
+            weight_concentration_prior=2.0,
+        )  # fmt: skip
+        for part in np.array_split(X, 2):
+            batch = dgmm.open_dataset(part, block_bytes=1600)
+            model.partial_fit(batch, sample_weight=np.arange(len(part)) % 3)
+        return model
+
+    model = same_file(fit, engines, tmp_path)
+    assert_array_equal(model.means_[0], CENTRES[0])
+    assert np.any(model.means_[1:] != CENTRES[1:])
