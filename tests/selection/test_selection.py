@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 from sklearn.mixture import GaussianMixture as Reference
 
@@ -46,6 +47,27 @@ def test_ten_sizes_of_six_families_read_no_more_than_the_slowest_single_fit(data
     assert theirs.block_reads == theirs.passes * len(dataset.blocks)
     assert ours.block_reads == ours.passes * len(dataset.blocks)
     assert ours.block_reads <= 1.2 * theirs.block_reads
+
+
+@pytest.mark.usefixtures("uncached")
+@pytest.mark.filterwarnings("ignore:.*did not converge")
+def test_on_a_cluster_all_candidates_share_every_read_too(dataset) -> None:
+    with (
+        # In this process, where nothing is kept between passes.
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        found = dgmm.select_model(
+            dataset, range(1, 11), covariance_types=family_names(), random_state=0, max_iter=4,
+            tol=0.0, engine=dgmm.DaskEngine(client), memory_limit="1GiB",
+        )  # fmt: skip
+    record = found.best_.record_
+    assert len(found.table) == 60
+    # One for the profile and one for the criteria beside the iterations.
+    assert record.passes == 2 + 4
+    assert record.block_reads == record.passes * len(dataset.blocks)
 
 
 @pytest.mark.parametrize("name", family_names())
