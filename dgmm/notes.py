@@ -107,8 +107,10 @@ def notes_of_restarts(asked: int, n_init: int) -> tuple[str, ...]:
     if asked == n_init:
         return ()
     return (
-        f"n_init={asked}: the start is given and nothing is drawn, so that all restarts are one, "
-        "which was run",
+        (
+            f"n_init={asked}: the start is given and nothing is drawn, so that all restarts are one, "
+            "which was run"
+        ),
     )
 
 
