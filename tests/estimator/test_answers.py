@@ -117,7 +117,7 @@ def test_a_regression_of_one_gaussian_is_least_squares(rows) -> None:
     assert_allclose(covariances[:, 0, 0], residual[0] / len(rows), rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", (*NAMES, "predict", "predict_proba", "score_samples"))
+@pytest.mark.parametrize("name", [*NAMES, "predict", "predict_proba", "score_samples"])
 @FAMILIES
 def test_a_cluster_and_any_number_of_threads_give_the_same_bits(
     client, family, name, store, tmp_path
