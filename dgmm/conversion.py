@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def from_sklearn(cls: type[Any], model: Any, arguments: dict[str, Any]) -> Any:
 
 def write_onnx(estimator: Any, path: Any) -> None:
     """An ONNX file of a fitted estimator; see :meth:`dgmm.GaussianMixture.to_onnx`."""
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidParameterError(
+            f"the path of an ONNX file is {path!r}; it must be a str or a path"
+        )
     try:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType

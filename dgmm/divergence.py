@@ -53,10 +53,10 @@ def divergence(
             f"the mixtures have {mixture.n_features} and {other.n_features} features; a divergence "
             "needs as many in both"
         )
-    names = mixture.feature_names, other.feature_names
-    if None not in names and names[0] != names[1]:
+    ours, theirs = mixture.feature_names, other.feature_names
+    if ours is not None and theirs is not None and ours != theirs:
         raise InvalidParameterError(
-            f"the mixtures have the features {list(names[0])} and {list(names[1])}; a divergence "
+            f"the mixtures have the features {list(ours)} and {list(theirs)}; a divergence "
             "needs the same in the same order: take marginal(features) of one of them"
         )
     check_covariances(mixture)

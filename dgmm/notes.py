@@ -108,8 +108,8 @@ def notes_of_restarts(asked: int, n_init: int) -> tuple[str, ...]:
         return ()
     return (
         (
-            f"n_init={asked}: the start is given and nothing is drawn, so that all restarts are one, "
-            "which was run"
+            f"n_init={asked}: the start is given and nothing is drawn, so that all restarts are "
+            "one, which was run"
         ),
     )
 

@@ -174,6 +174,11 @@ def _streamed(
 
     from dgmm.data.sink import open_sink
 
+    if isinstance(out, tuple) and len(out) != 2:
+        raise InvalidParameterError(
+            f"out is a tuple of {len(out)}; give a place for the rows, or a pair, for rows and "
+            "labels"
+        )
     rows_out, labels_out = out if isinstance(out, tuple) else (out, None)
     with ExitStack() as stack:
         rows = stack.enter_context(open_sink(rows_out, shape, dtype))

@@ -311,6 +311,12 @@ def test_onnx_gives_the_same_values(name: str, dtype: str, tmp_path: Path) -> No
     assert_allclose(scores.ravel(), model.score_samples(X), rtol=tolerance)
 
 
+@pytest.mark.parametrize("path", [None, 3, b"model.onnx"])
+def test_onnx_files_have_a_path(path: Any) -> None:
+    with pytest.raises(dgmm.InvalidParameterError, match="path of an ONNX file is"):
+        model_of("full").to_onnx(path)
+
+
 def test_onnx_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skl2onnx", None)
     with pytest.raises(dgmm.MissingDependencyError, match=r"pip install 'dgmm\[onnx\]'"):

@@ -177,6 +177,7 @@ def test_the_estimator_streams_in_its_dtype(tmp_path: Path) -> None:
         ({"n_samples": 0}, "at least one sample"),
         ({"n_samples": 2.5}, "at least one sample"),
         ({"out": 3}, "path, a URL or a zarr.Array"),
+        ({"out": ("x", "y", "z")}, "out is a tuple of 3"),
     ],
 )
 def test_draws_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
