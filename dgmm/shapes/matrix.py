@@ -81,7 +81,7 @@ class _Matrix(CovarianceShape):
         with np.errstate(invalid="ignore"):
             spread = np.sqrt(np.einsum("...ii->...i", covariances))
         # A negative variance compares with nothing.
-        return bool(np.all(gap <= 1e-6 * self.outer(spread)))
+        return bool(np.all((gap == 0.0) | (gap <= 1e-6 * self.outer(spread))))
 
     def select(self, covariances: Array, features: Array) -> Array:
         return covariances[..., features[:, None], features]
