@@ -132,7 +132,8 @@ def _pass(
     levels: Sequence[Level],
     policies: Sequence[PosteriorPolicy],
 ) -> list[SufficientStatistics]:
-    kernels = plan_batch(mixtures, levels, context.frames, quadratic=False)
+    on_host = not context.device.startswith("cuda")
+    kernels = plan_batch(mixtures, levels, context.frames, quadratic=False, on_host=on_host)
     totals = [_total(context, mixture) for mixture in mixtures]
     return run_batch(
         context.session,

@@ -16,10 +16,12 @@ from dgmm.data.dataset import Rows
 from dgmm.errors import InvalidDataError
 from dgmm.expectation import BatchPass, RowPass, plan_batch
 from dgmm.guard import Level
+from dgmm.maximization import MaximizationOptions, maximize
+from dgmm.passes import run_batch
 from dgmm.posterior import Posterior
 from dgmm.scalars import Scalars
 from dgmm.testing.families import evaluate, frames_around, row_values
-from tests.numerics.problems import blobs, random_mixture, rows_of
+from tests.numerics.problems import SerialSession, blobs, random_mixture, rows_of
 
 LEVELS = pytest.mark.parametrize("level", list(Level), ids=lambda level: level.name.lower())
 FAMILIES = pytest.mark.parametrize("name", family_names())
@@ -238,3 +240,36 @@ def test_densities_whose_sum_alone_is_not_finite_name_the_least():
         pytest.raises(InvalidDataError, match="row 12 has no finite log density"),
     ):
         scalars.add(Posterior(density, np.zeros(5)), None, rows)
+
+
+@pytest.mark.parametrize("level", [Level.FLOAT32, Level.FLOAT64])
+def test_few_components_of_many_features_are_whitened_instead(level) -> None:
+    rng = np.random.default_rng(12)
+    one, two = (random_mixture(rng, "full", 2, 64) for _ in range(2))
+    x, frames = rows_of(one, 500, 13), frames_around(one)
+    plain, direct = (
+        plan_batch([one, two], [level] * 2, frames, on_host=on_host) for on_host in (False, True)
+    )
+    assert [type(kernel).__name__ for kernel in plain] == ["FeatureKernel"]
+    assert [type(kernel).__name__ for kernel in direct] == ["CentredKernel"] * 2
+    found = [
+        run_batch(SerialSession(x), kernels, [one, two], totals=[None, None])
+        for kernels in (plain, direct)
+    ]
+    tolerance = 1e-9 if level is Level.FLOAT64 else 1e-3
+    for features, whitened in zip(*found, strict=True):
+        assert whitened.log_likelihood == pytest.approx(features.log_likelihood, rel=tolerance)
+        a, b = (
+            maximize(s, one.family, MaximizationOptions()).mixture for s in (features, whitened)
+        )
+        assert_allclose(b.covariances, a.covariances, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize(
+    ("family", "n_components", "n_features"),
+    [("full", 5, 64), ("full", 2, 32), ("diag", 2, 64), ("tied_full", 2, 64)],
+)
+def test_all_others_share_their_features(family, n_components, n_features) -> None:
+    mixture = random_mixture(np.random.default_rng(0), family, n_components, n_features)
+    (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture), on_host=True)
+    assert type(kernel).__name__ == "FeatureKernel"
