@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tests.chaos import blocks, scenarios
+from tests.chaos import blocks, commands, disks, scenarios
 
 # The most that a figure may be; scenarios assert errors, and most of them bits, themselves.
 LIMITS = (
     ("sigkill", "slowest_iteration_s", 30.0),
+    ("sigterm to workers", "slowest_iteration_s", 30.0),
     ("workers die as they start", "healed_after_s", 60.0),
     ("no workers", "error_after_s", 60.0),
     ("scheduler killed", "error_after_s", 60.0),
@@ -35,6 +37,22 @@ def run(folder: Path, seed: int, *, brief: bool = False) -> dict[str, dict[str, 
             mean=2.0,
             seed=seed,
         ),
+        "sigterm to workers": lambda: scenarios.signals(
+            folder,
+            iterations=20 if brief else 100,
+            n_rows=large if brief else 1_600_000,
+            mean=2.0,
+            seed=seed,
+            numbers=(signal.SIGTERM,),
+        ),
+        "sigterm to the command": lambda: commands.told_to_stop(
+            folder,
+            iterations=60,
+            n_rows=large if brief else 1_600_000,
+            times=2 if brief else 6,
+            seed=seed,
+            n_workers=2,
+        ),
         "workers die as they start": lambda: scenarios.all_workers_die_as_they_start(
             folder, n_rows=small, rounds=3
         ),
@@ -49,7 +67,8 @@ def run(folder: Path, seed: int, *, brief: bool = False) -> dict[str, dict[str, 
         "client restarted": lambda: scenarios.client_restarted(folder, n_rows=small),
         "out of memory": lambda: blocks.out_of_memory(folder),
         "deadly block": blocks.deadly_block,
-        "disk fills up": lambda: scenarios.disk_fills_up(folder, n_rows=small),
+        "disk fills up": lambda: disks.fills_up(folder, n_rows=small),
+        "read-only directory": lambda: disks.becomes_read_only(folder, n_rows=small),
         "network cut": lambda: scenarios.network_cut(folder, n_rows=large, worker_timeout=10),
         "soak": lambda: scenarios.soak(folder, iterations=100 if brief else 1000),
         "flips found of 60": lambda: blocks.damage(folder, seed=seed),

@@ -213,6 +213,34 @@ def small_disk(place: Path, options: str) -> Iterator[Path]:
 
 
 @contextmanager
+def lockable(place: Path) -> Iterator[tuple[Path, Callable[[bool], None]]]:
+    """A directory, and what makes it and all in it read-only or not.
+
+    By modes, which root ignores: for root it is a tmpfs that is mounted anew, and a RuntimeError
+    where that is not allowed.
+    """
+    if not os.geteuid():
+        with small_disk(place, "size=8m") as disk:
+
+            def remount(locked: bool) -> None:
+                state = "ro" if locked else "rw"
+                _command("mount", "-o", f"remount,{state}", str(disk))
+
+            yield disk, remount
+        return
+    place.mkdir(parents=True)
+
+    def change(locked: bool) -> None:
+        for folder in (place, *(one for one in place.rglob("*") if one.is_dir())):
+            folder.chmod(0o500 if locked else 0o700)
+
+    try:
+        yield place, change
+    finally:
+        change(False)
+
+
+@contextmanager
 def two_networks() -> Iterator[tuple[str, str, str]]:
     """Two network namespaces with a cable between them, and nothing else.
 

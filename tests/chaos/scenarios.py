@@ -21,7 +21,6 @@ import psutil
 from distributed import Client
 
 import dgmm
-from dgmm.checkpoint import Checkpoints
 from tests.chaos.clusters import (
     Processes,
     Trouble,
@@ -29,7 +28,6 @@ from tests.chaos.clusters import (
     local,
     send,
     signals_to_workers,
-    small_disk,
     two_networks,
     worker_pids,
 )
@@ -251,29 +249,7 @@ def client_restarted(folder: Path, *, n_rows: int) -> Figures:
     return {"slowest_iteration_s": watched.slowest, "bits_equal": same_bits(found, calm)}
 
 
-# ------------------------------------------------------------------------------ disk and network
-
-
-def disk_fills_up(folder: Path, *, n_rows: int) -> Figures:
-    """The disk of the checkpoints is filled by somebody else in the course of a fit on a cluster.
-
-    Raises RuntimeError where a tmpfs cannot be mounted.
-    """
-    data = rows(folder, n_rows)
-    calm = fit(data, 8)
-    with small_disk(folder / "small", "size=256k") as place, local(1) as client:
-
-        def act() -> None:
-            (place / "filler").write_bytes(bytes(os.statvfs(place).f_bavail * 4096))
-
-        keep = Checkpoints(place / "kept")
-        watched = Watched(4, act)
-        engine = dgmm.DaskEngine(client)
-        found = fit(data, 8, engine, watched, checkpoint=keep, checkpoint_every=1)
-        (place / "filler").unlink()
-        again = fit(data, 8, engine, checkpoint=keep, resume="must")
-    assert any("No space left" in note for note in found.record_.notes), found.record_.notes
-    return {"bits_equal": same_bits(found, calm) and same_bits(again, calm)}
+# ----------------------------------------------------------------------------------- network
 
 
 def network_cut(folder: Path, *, n_rows: int, worker_timeout: float) -> Figures:

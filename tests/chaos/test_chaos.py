@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import blocks, scenarios
+from tests.chaos import blocks, commands, disks, scenarios
 
 SEED = int(os.environ.get("CHAOS_SEED", "7"))
 
@@ -23,13 +23,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_workers_are_terminated_and_killed(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_are_killed_and_terminated(folder: Path, number: signal.Signals) -> None:
     # By iterations, not by the clock: a busy machine must not decide how many there are.
-    numbers = (signal.SIGKILL, signal.SIGTERM)
     found = scenarios.signals_at_iterations(
-        folder, iterations=8, n_rows=60_000, every=3, seed=SEED, numbers=numbers
+        folder, iterations=8, n_rows=60_000, every=3, seed=SEED, numbers=(number,)
     )
     assert found["signals"] == 2
+
+
+def test_a_command_is_told_to_stop(folder: Path) -> None:
+    found = commands.told_to_stop(folder, iterations=60, n_rows=200_000, times=1, seed=SEED)
+    assert found["bits_equal"]
 
 
 def test_all_workers_die_as_they_start(folder: Path) -> None:
@@ -71,10 +76,11 @@ def test_a_block_that_kills_workers(folder: Path) -> None:
 @pytest.mark.parametrize(
     "scenario",
     [
-        lambda folder: scenarios.disk_fills_up(folder, n_rows=4000),
+        lambda folder: disks.fills_up(folder, n_rows=4000),
+        lambda folder: disks.becomes_read_only(folder, n_rows=4000),
         lambda folder: scenarios.network_cut(folder, n_rows=200_000, worker_timeout=3),
     ],
-    ids=["a disk fills up", "the network is cut"],
+    ids=["a disk fills up", "a directory becomes read-only", "the network is cut"],
 )
 def test_what_takes_rights(folder: Path, scenario: Callable[[Path], object]) -> None:
     try:
