@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+import dgmm
 from dgmm.checkpoint import Checkpoints, Keeper, StopRequest
 from dgmm.checkpoint.places import Bucket, Directory
 from dgmm.data.location import Location
 from dgmm.durable import Disk
-from dgmm.errors import FitStoppedError, StoreUnavailableError
+from dgmm.errors import CheckpointMismatchError, FitStoppedError, StoreUnavailableError
 from tests.checkpoint.fits import Cut, estimator, rows, same_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -114,34 +115,89 @@ def fitted(checkpoint: Any = None) -> Any:
     return estimator(**ARGUMENTS, checkpoint=checkpoint, checkpoint_every=1).fit(X)
 
 
+def of_restarts(checkpoint: Any = None) -> Any:
+    """Stochastic EM: two of five restarts are left after two iterations, and one after four."""
+    gm = estimator(
+        n_components=3, max_iter=5, algorithm="sem", n_init=5, halve_after=2,
+        checkpoint=checkpoint, checkpoint_every=1,
+    )  # fmt: skip
+    return gm.fit(X)
+
+
+def selected(checkpoint: Any = None) -> Any:
+    """Candidates of several sizes and families, restarts of each, and rows held out."""
+    return dgmm.select_model(
+        X, (2, 3), covariance_types=("full", "tied"), criterion="heldout", n_init=2, halve_after=1,
+        acceleration="reading", random_state=3, tol=1e-12, max_iter=3, init_params="random",
+        checkpoint=checkpoint, checkpoint_every=1,
+    )  # fmt: skip
+
+
+FITS = {"accelerated": fitted, "stochastic": of_restarts, "selection": selected}
+
+
+def same(one: Any, other: Any) -> None:
+    if isinstance(one, dgmm.Selection):
+        assert one.table.to_dicts() == other.table.to_dicts()
+        one, other = one.best_, other.best_
+    same_bits(one, other)
+
+
 @pytest.fixture(scope="module")
 def whole() -> Any:
     return fitted()
 
 
-def operations(place: Path) -> int:
+def operations(place: Path, fit: Callable[..., Any] = fitted) -> int:
     disk = CrashingDisk(10**6)
-    fitted(on_disk(place, disk))
+    fit(on_disk(place, disk))
     return disk.done
 
 
 @pytest.mark.parametrize("loses", [False, True], ids=["all arrived", "only what was synced"])
-def test_a_crash_at_every_operation(tmp_path: Path, whole: Any, loses: bool) -> None:
+@pytest.mark.parametrize("kind", FITS)
+def test_a_crash_at_every_operation(tmp_path: Path, kind: str, loses: bool) -> None:
+    fit, whole = FITS[kind], FITS[kind]()
     # Three directories that have to be made, then the files.
-    total = operations(tmp_path / "calm/of/fits")
+    total = operations(tmp_path / "calm/of/fits", fit)
     assert total >= 28
     for at in range(total):
         place, disk = tmp_path / f"crash{at}/of/fits", CrashingDisk(at)
         with pytest.raises(Cut):
-            fitted(on_disk(place, disk))
+            fit(on_disk(place, disk))
         if loses:
             disk.lose()
         # What is left is whole: nothing is damaged, and nothing warned of.
-        gm = fitted(Checkpoints(place, keep=2))
-        same_bits(gm, whole)
+        same(fit(Checkpoints(place, keep=2)), whole)
         left = sorted(path.name for path in place.iterdir())
         assert len(left) <= 3, f"crash at operation {at}: {left}"
         assert not [name for name in left if name.endswith(".tmp")], f"crash at {at}: {left}"
+
+
+def test_a_crash_at_every_operation_of_a_fit_that_begins_anew(tmp_path: Path, whole: Any) -> None:
+    """What another fit has left is there, or what this one has: never a mixture of both."""
+
+    def anew(checkpoints: Checkpoints) -> Any:
+        gm = estimator(**ARGUMENTS, checkpoint=checkpoints, checkpoint_every=1, resume="never")
+        return gm.fit(X)
+
+    def left_by_another(place: Path) -> Path:
+        estimator(**ARGUMENTS | {"n_components": 2}, checkpoint=place, checkpoint_every=1).fit(X)
+        return place
+
+    calm = CrashingDisk(10**6)
+    anew(on_disk(left_by_another(tmp_path / "calm"), calm))
+    for at in range(calm.done):
+        place, disk = left_by_another(tmp_path / str(at)), CrashingDisk(at)
+        with pytest.raises(Cut):
+            anew(on_disk(place, disk))
+        disk.lose()
+        try:
+            found = fitted(Checkpoints(place, keep=2))
+        except CheckpointMismatchError:
+            found = anew(Checkpoints(place, keep=2))
+        same_bits(found, whole)
+        same_bits(fitted(Checkpoints(place, keep=2)), whole)
 
 
 def test_a_crash_while_resuming_from_a_crash(tmp_path: Path, whole: Any) -> None:
@@ -199,17 +255,20 @@ def in_bucket(url: str, at: int, *, after: bool) -> InBucket:
     return checkpoints
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_crash_at_every_operation_of_an_object_store(whole: Any, after: bool) -> None:
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("kind", FITS)
+def test_a_crash_at_every_operation_of_an_object_store(kind: str, after: bool) -> None:
     pytest.importorskip("fsspec")
-    calm = in_bucket(f"memory://crashes-{after}/calm", 10**6, after=False)
-    fitted(calm)
+    fit, whole = FITS[kind], FITS[kind]()
+    root = f"memory://crashes-{kind}-{after}"
+    calm = in_bucket(f"{root}/calm", 10**6, after=False)
+    fit(calm)
     assert calm.files.done > 12
     for at in range(calm.files.done):
-        url = f"memory://crashes-{after}/{at}"
+        url = f"{root}/{at}"
         with pytest.raises(Cut):
-            fitted(in_bucket(url, at, after=after))
-        same_bits(fitted(Checkpoints(url, keep=2)), whole)
+            fit(in_bucket(url, at, after=after))
+        same(fit(Checkpoints(url, keep=2)), whole)
 
 
 # -------------------------------------------------------------------- a disk that does not take it
