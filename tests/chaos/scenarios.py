@@ -6,7 +6,6 @@ Tests run them short, ``python -m tests.chaos`` runs them long.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading

@@ -128,7 +128,7 @@ def selected(checkpoint: Any = None) -> Any:
     """Candidates of several sizes and families, restarts of each, and rows held out."""
     return dgmm.select_model(
         X, (2, 3), covariance_types=("full", "tied"), criterion="heldout", n_init=2, halve_after=1,
-        acceleration="reading", random_state=3, tol=1e-12, max_iter=3, init_params="random",
+        acceleration="reading", random_state=3, tol=1e-12, max_iter=5, init_params="random",
         checkpoint=checkpoint, checkpoint_every=1,
     )  # fmt: skip
 
