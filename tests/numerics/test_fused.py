@@ -128,7 +128,7 @@ def test_a_row_that_is_not_finite_is_named(level, bad):
 
 def test_what_is_not_a_posterior_or_too_large_goes_by_tiles():
     mixture = random_mixture(np.random.default_rng(0), "full", 3, 4)
-    many = random_mixture(np.random.default_rng(0), "diag", 40, 2)
+    many = random_mixture(np.random.default_rng(0), "diag", 80, 2)
     mixed = [random_mixture(np.random.default_rng(0), name, 2, 2) for name in ("full", "diag")]
 
     def fused(mixtures, level=Level.FLOAT64, policy=None, device=COMPILED):
