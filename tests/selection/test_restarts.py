@@ -332,7 +332,12 @@ def test_restarts_that_would_all_be_the_same_are_one(spread: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"algorithm": "sem"}, {"annealing": [4.0, 2.0]}, {"means_init": None}]
+    "options",
+    [
+        {"algorithm": "sem"},
+        {"annealing": [4.0, 2.0]},
+        {"means_init": None, "init_params": "random"},
+    ],
 )
 def test_restarts_of_which_each_draws_all_run(options: dict) -> None:
     x = blobs(2, n_rows=400)
