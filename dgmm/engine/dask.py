@@ -46,8 +46,8 @@ class DaskEngine:
         Seconds without a heartbeat after which a worker (stopped, cut off) is given up during a
         pass, so that its share goes to others.
     progress_timeout : float, default=600
-        Seconds without any progress after which a pass fails. After half of it, workers that got
-        nowhere with their share are given up, and others try.
+        Seconds without a part of a block done after which a pass fails. After half of it, workers
+        that got nowhere with their share are given up, and others try within the other half.
     scheduler_timeout : float, default=30
         Seconds that the scheduler may take to answer.
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from dgmm.engine.dask_cluster import Held, TasksKilledError
+from dgmm.engine.dask_progress import Stillness
 from dgmm.engine.dask_suspects import verdict
 from dgmm.errors import EngineError
 
@@ -32,12 +33,15 @@ class Attempts:
         The slices of its task; none before that.
     results : dict of int to NodeResult
         By the place among the nodes that the driver receives.
+    still : Stillness
+        How long nothing has been done.
     """
 
     def __init__(self) -> None:
         self.held: Held | None = None
         self.slices: tuple[Any, ...] = ()
         self.results: dict[int, Any] = {}
+        self.still = Stillness()
         self._workers: set[str] = set()
         self._n = self._unexplained = self._killed = 0
 

@@ -27,6 +27,7 @@ from dgmm.engine.dask_graph import (
     share_out,
 )
 from dgmm.engine.dask_local import Supervisor
+from dgmm.engine.dask_progress import Stillness
 from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.engine.dask_watch import Vigil, deserted, given_up
 from dgmm.engine.memory import available_memory
@@ -201,6 +202,7 @@ class Cluster:
         futures: Mapping[int, Future[Any]],
         workers: Collection[str],
         found: dict[int, Any],
+        still: Stillness,
     ) -> None:
         """Wait for results and fetch them, those that are done already if others take long.
 
@@ -213,6 +215,8 @@ class Cluster:
         found : dict of int to result
             Where they go, by the keys of ``futures``: what is there when an error is raised need
             not be computed again.
+        still : Stillness
+            Of the pass so far.
 
         Raises
         ------
@@ -232,7 +236,7 @@ class Cluster:
         def fetch() -> None:
             done = [place for place, one in left.items() if one.status == "finished"]
             some = [left[place] for place in done]
-            vigil = self._vigil(graph, some, workers)
+            vigil = self._vigil(graph, some, workers, still)
             gather = self._client.gather
             try:
                 values = self._calls.follow(vigil.look, gather, some, asynchronous=True)
@@ -240,13 +244,15 @@ class Cluster:
                 # One was lost again and failed in the end: the state of its future says so.
                 return
             found.update(zip(done, values, strict=True))
+            if done:
+                still.arrive()
             for place in done:
                 # Still wanted, it would be made again when its worker dies.
                 waited.remove(future := left.pop(place))
                 future.release()
 
         while left:
-            self.finish(graph, waited, workers, fetch)
+            self.finish(graph, waited, workers, fetch, still)
             fetch()
 
     def finish(
@@ -255,12 +261,13 @@ class Cluster:
         futures: list[Future[Any]],
         workers: Collection[str],
         meanwhile: Callable[[], None] | None = None,
+        still: Stillness | None = None,
     ) -> None:
         """Wait for results, and leave them where they are; see :meth:`collect`.
 
         ``meanwhile`` is called about every second that it takes.
         """
-        self._watch(graph, futures, workers, meanwhile)
+        self._watch(graph, futures, workers, meanwhile, still)
         failed = [future for future in futures if future.status in _GONE]
         if failed:
             raise self._explain(graph, failed)
@@ -302,9 +309,13 @@ class Cluster:
         return future
 
     def _vigil(
-        self, graph: PassGraph | None, futures: Sequence[Future[Any]], workers: Collection[str]
+        self,
+        graph: PassGraph | None,
+        futures: Sequence[Future[Any]],
+        workers: Collection[str],
+        still: Stillness | None = None,
     ) -> Vigil:
-        watched = self._session, graph, futures, workers
+        watched = self._session, graph, futures, workers, still
         return Vigil(self._calls, self._supervisor, self._timeouts, *watched)
 
     def _watch(
@@ -313,9 +324,10 @@ class Cluster:
         futures: Sequence[Future[Any]],
         workers: Collection[str] = (),
         meanwhile: Callable[[], None] | None = None,
+        still: Stillness | None = None,
     ) -> None:
         """Wait until all have finished or one has failed."""
-        vigil = self._vigil(graph, futures, workers)
+        vigil = self._vigil(graph, futures, workers, still)
         looked = monotonic()
         while not any(one.status in _GONE for one in futures):
             # One that finished may be pending again: its worker died, another makes it anew.

@@ -231,7 +231,7 @@ class DaskSession:
         try:
             near_by = [worker for workers in lent for worker in workers] if near else ()
             wanted = dict(zip(missing, futures, strict=True))
-            self._cluster.collect(graph, wanted, near_by, results)
+            self._cluster.collect(graph, wanted, near_by, results, attempts.still)
         except BaseException:
             self._cluster.give_up(graph, futures, self._name)
             raise

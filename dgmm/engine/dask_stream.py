@@ -66,7 +66,7 @@ class Ahead:
             try:
                 found: dict[int, NodeResult[Any]] = {}
                 futures = dict(enumerate(begun.futures))
-                self._cluster.collect(begun.graph, futures, asked, found)
+                self._cluster.collect(begun.graph, futures, asked, found, begun.attempts.still)
             except CancelledError as error:
                 begun.attempts.lost(error, self._cluster.workers())
             except TasksKilledError as killed:

@@ -14,6 +14,7 @@ from dgmm.engine.dask_calls import Calls
 from dgmm.engine.dask_graph import PassGraph
 from dgmm.engine.dask_heartbeat import METRIC
 from dgmm.engine.dask_local import Supervisor
+from dgmm.engine.dask_progress import Stillness
 from dgmm.engine.dask_timeouts import Timeouts
 from dgmm.errors import NoWorkersError, StalledError
 
@@ -47,6 +48,8 @@ class Vigil:
     futures : sequence of Future
     workers : collection of str
         Those that tasks of the graph asked for.
+    still : Stillness, optional
+        Of the pass so far.
     """
 
     def __init__(
@@ -58,15 +61,16 @@ class Vigil:
         graph: PassGraph | None,
         futures: Sequence[Future[Any]],
         workers: Collection[str] = (),
+        still: Stillness | None = None,
     ) -> None:
         self._calls, self._supervisor, self._timeouts = calls, supervisor, timeouts
         self._session, self._futures, self._workers = session, futures, set(workers)
         self._keys = set() if graph is None else graph.keys()
         self._names: Mapping[str, str] = {} if graph is None else graph.ranges
-        self._peopled = self._looked = self._moved = monotonic()
+        self._suffix = "" if graph is None else f"-{graph.name}"
+        self._still = Stillness() if still is None else still
+        self._peopled = self._looked = self._counted = monotonic()
         self._beats: dict[str, tuple[Any, float]] = {}
-        self._state: Any = None
-        self._replaced = False
 
     def look(self) -> None:
         """Act on what can be healed.
@@ -84,16 +88,21 @@ class Vigil:
             raise deserted(self._timeouts)
         if not here:
             # There is nobody who could be expected to make progress.
-            self._moved = now
+            self._counted = now
             return
         self._peopled = now
         if self._workers and not self._workers & set(here):
             # A task that asks for a worker, while there is none at all, is forgotten by the
             # scheduler when other workers come, in spite of allow_other_workers.
             raise CancelledError("all workers were replaced")
-        if now - self._looked > min(_LOOK_SECONDS, self._timeouts.worker_timeout / 4):
+        if now - self._looked > self._pause():
             self._looked = now
             self._look_closely()
+
+    def _pause(self) -> float:
+        """Seconds between two looks at the heartbeats."""
+        limits = self._timeouts.worker_timeout, self._timeouts.progress_timeout
+        return min(_LOOK_SECONDS, min(limits) / 4)
 
     def _look_closely(self) -> None:
         client = self._calls.client
@@ -102,42 +111,48 @@ class Vigil:
             worker: sorted(self._keys.intersection(map(str, keys)))
             for worker, keys in self._calls.ask(client.processing).items()
         }
-        for worker in self._silent(info):
-            evict(
-                self._calls,
-                worker,
-                info[worker]["nanny"],
-                f"has not been heard of for {self._limit()}",
-            )
+        if silent := self._silent(info):
+            evict(self._calls, silent, f"has not been heard of for {self._limit()}")
         # Of this session: what a worker does for others says nothing of ours.
         pulses = {
             one: info[one]["metrics"].get(METRIC, {}).get(self._session, {})
             for one in at_work
             if one in info
         }
-        finished = sum(future.status == "finished" for future in self._futures)
-        state = (finished, at_work, {worker: one.get("done") for worker, one in pulses.items()})
-        if state != self._state:
-            self._state, self._moved = state, monotonic()
-            return
-        still = monotonic() - self._moved
-        if still > self._timeouts.progress_timeout:
+        now = monotonic()
+        self._still.wait(now - self._counted)
+        self._counted = now
+        done = {worker: pulse["done"] for worker, pulse in pulses.items() if "done" in pulse}
+        self._still.observe(self._steps(at_work), done)
+        still, limit = self._still.seconds, self._timeouts.progress_timeout
+        if still > limit:
             raise self._stalled(at_work)
-        if still > self._timeouts.progress_timeout / 2 and not self._replaced:
-            self._replaced = True
-            for worker, keys in at_work.items():
-                # A worker that is busy for somebody else has not begun with ours.
-                if keys and pulses.get(worker, {}).get("running"):
-                    evict(
-                        self._calls,
-                        worker,
-                        info[worker]["nanny"],
-                        f"got nowhere in {still:.0f} seconds",
-                    )
+        # A worker that is busy for somebody else has not begun with ours.
+        stuck = {
+            worker: info[worker]["nanny"]
+            for worker, keys in at_work.items()
+            if keys and pulses.get(worker, {}).get("running")
+        }
+        if still > limit / 2 and stuck and not self._still.handed_on:
+            self._still.hand_on()
+            evict(self._calls, stuck, f"got nowhere in {still:.0f} seconds")
 
-    def _silent(self, info: Mapping[str, Any]) -> list[str]:
-        """Workers whose heartbeat is overdue: stopped, cut off, or out of memory and swapping."""
-        now, silent = monotonic(), []
+    def _steps(self, at_work: Mapping[str, Sequence[str]]) -> set[str]:
+        """What happens once in a pass, by names that it has in every attempt."""
+        begun = {key for keys in at_work.values() for key in keys}
+        ended = {str(one.key) for one in self._futures if one.status == "finished"}
+        return {
+            f"{what} {key.removesuffix(self._suffix)}"
+            for what, keys in (("begun", begun), ("ended", ended))
+            for key in keys
+        }
+
+    def _silent(self, info: Mapping[str, Any]) -> dict[str, str | None]:
+        """Workers whose heartbeat is overdue: stopped, cut off, or out of memory and swapping.
+
+        With their nannies.
+        """
+        now, silent = monotonic(), {}
         # In large clusters, they are heard of less often.
         limit = max(self._timeouts.worker_timeout, _BEATS * heartbeat_interval(len(info)))
         for worker, one in info.items():
@@ -146,7 +161,7 @@ class Vigil:
             if self._beats.get(worker, (None, now))[0] != seen:
                 self._beats[worker] = (seen, now)
             elif now - self._beats[worker][1] > limit:
-                silent.append(worker)
+                silent[worker] = one["nanny"]
         return silent
 
     def _limit(self) -> str:
@@ -167,18 +182,20 @@ class Vigil:
         )
 
 
-def evict(calls: Calls, worker: str, nanny: str | None, why: str) -> None:
-    """Have the scheduler give a worker's tasks to others, as it does when a worker dies.
+def evict(calls: Calls, workers: Mapping[str, str | None], why: str) -> None:
+    """Have the scheduler give workers' tasks to others, as it does when they die.
 
-    Its nanny, if there is one that can be reached, starts another.
+    Their nannies, if there are some that can be reached, start others: ``workers`` has them.
     """
-    _log.warning("worker %s %s; its share goes to others", worker, why)
-    if nanny is not None:
+    for worker in workers:
+        _log.warning("worker %s %s; its share goes to others", worker, why)
+    if nursed := [worker for worker, nanny in workers.items() if nanny is not None]:
         again = calls.client.restart_workers
-        calls.tell(again, [worker], timeout=_NANNY_SECONDS, raise_for_error=False, seconds=1.0)
+        calls.tell(again, nursed, timeout=_NANNY_SECONDS, raise_for_error=False, seconds=1.0)
     # Told to close, a worker would tell its nanny that no other is wanted.
-    remove, name = calls.scheduler.unregister, f"dgmm-{worker}"
-    calls.ask(remove, address=worker, stimulus_id=name, close=nanny is None)
+    remove = calls.scheduler.unregister
+    for worker, nanny in workers.items():
+        calls.ask(remove, address=worker, stimulus_id=f"dgmm-{worker}", close=nanny is None)
 
 
 def deserted(timeouts: Timeouts) -> NoWorkersError:

@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -135,8 +136,11 @@ def test_a_pass_that_gets_nowhere_is_an_error_that_names_it(
     engine = DaskEngine(client, progress_timeout=2, worker_timeout=1000)
     with engine.session(toy((9, 9, 9, 9))) as session:
         session.run(ToyTask())
+        begin = monotonic()
         with pytest.raises(StalledError, match=r"no progress for 2 seconds: .*block.* on tcp"):
             session.run(WaitingTask(row=21, until=str(until)))
+        # Two workers tried, one after the other.
+        assert monotonic() - begin < 2 + 15
         until.touch()
         assert session.run(ToyTask()).total == serial_oracle(toy((9, 9, 9, 9)), ToyTask()).total
 
