@@ -12,7 +12,7 @@ __all__ = ["direction", "n_pairs", "remember"]
 Array = np.ndarray[Any, Any]
 
 # With one point a pass, and with several, which give several pairs: older ones mislead.
-_ONE_EACH, _SEVERAL_EACH = 10, 24
+_ONE_EACH, _SEVERAL_EACH = 10, 40
 _LEAST_PAIRS = 4
 _PAIRS_BYTES = 16 * 2**20
 

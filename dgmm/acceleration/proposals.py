@@ -30,7 +30,7 @@ _FAR = 4.0
 
 # Most of a step, in standard deviations of a component and in logarithms of a scale: beyond it
 # densities leave their range before anything can be learnt from them.
-_LONGEST = 1.0
+_LONGEST = 2.0
 
 
 @dataclass(frozen=True, eq=False)
