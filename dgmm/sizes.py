@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from typing import SupportsIndex
@@ -61,7 +62,10 @@ def format_bytes(size: int) -> str:
 def _from_text(value: str) -> int | None:
     match = _SIZE.fullmatch(value)
     unit = None if match is None else _UNITS.get(match[2].lower())
-    return None if match is None or unit is None else int(float(match[1]) * unit)
+    if match is None or unit is None:
+        return None
+    size = float(match[1]) * unit
+    return int(size) if math.isfinite(size) else None
 
 
 def _from_number(value: object) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -14,7 +14,7 @@ from dgmm.data.arrays import is_npy, open_array, open_npy, open_table
 from dgmm.data.dataset import DEFAULT_BLOCK_BYTES, PERSISTED_BLOCK_BYTES, Dataset
 from dgmm.data.location import Location
 from dgmm.data.parquet_files import holds_parquet, is_parquet_name
-from dgmm.data.skipping import policy_of, skipping, unskipped
+from dgmm.data.skipping import check_choice, policy_of, skipping, unskipped
 from dgmm.data.stamps import mark_of_path
 from dgmm.devices import is_device_array
 from dgmm.dispatch import is_foreign, on_host
@@ -121,16 +121,12 @@ def open_dataset(
     MissingDependencyError
         If a URL needs a package that is not installed.
     """
-    if on_missing_chunk not in ("raise", "fill"):
-        raise InvalidParameterError(
-            f"on_missing_chunk must be 'raise' or 'fill', got {on_missing_chunk!r}"
-        )
+    check_choice("on_missing_chunk", on_missing_chunk, ("raise", "fill"))
     policy = policy_of(on_bad_block, on_bad_rows, max_skipped)
     options = _Options(
         None if block_bytes is None else parse_bytes(block_bytes, "block_bytes"),
         on_missing_chunk,
-        # A string is a sequence of strings, and left to be refused by name.
-        columns if columns is None or isinstance(columns, str) else tuple(columns),
+        _names(columns),
     )
     if columns is not None and not isinstance(source, str | os.PathLike):
         raise InvalidParameterError(
@@ -142,6 +138,22 @@ def open_dataset(
     return skipping(_open(source, storage_options, options), policy)
 
 
+def _names(columns: Any) -> Any:
+    """The columns that were asked for, as they can be kept."""
+    # A string is a sequence of strings, and left to be refused by name.
+    if columns is None or isinstance(columns, str):
+        return columns
+    # What has no length may have no end.
+    names = tuple(columns) if isinstance(columns, Collection) else (columns,)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InvalidParameterError(
+            f"columns must be a list of names, such as ['x', 'y'], and there is a "
+            f"{type(wrong[0]).__name__}"
+        )
+    return names
+
+
 def _open(source: Any, storage_options: Mapping[str, Any] | None, options: _Options) -> Dataset:
     if isinstance(source, Dataset):
         return unskipped(source)
@@ -151,7 +163,8 @@ def _open(source: Any, storage_options: Mapping[str, Any] | None, options: _Opti
             return _open_location(location, options)
         except (InvalidDataError, InvalidDtypeError) as error:
             raise type(error)(f"{location.name}: {error}") from error
-    if storage_options:
+    given: Any = storage_options
+    if given is not None and not (isinstance(given, Mapping) and not given):
         raise InvalidParameterError("storage_options are for URLs; the source is an object")
     for is_kind, opener in _KINDS:
         if is_kind(source):

@@ -24,7 +24,15 @@ from dgmm.errors import (
     MissingChunkError,
 )
 
-__all__ = ["Skipped", "Skipping", "SkippingBlock", "check_skipped", "policy_of", "skipping"]
+__all__ = [
+    "Skipped",
+    "Skipping",
+    "SkippingBlock",
+    "check_choice",
+    "check_skipped",
+    "policy_of",
+    "skipping",
+]
 
 # Blocks that are named; the others are counted.
 _MOST_NAMED = 20
@@ -176,6 +184,14 @@ class SkippingBlock(Block):
         return getattr(self.rows, "delayed", None)
 
 
+def check_choice(name: str, value: object, choices: tuple[str, str]) -> None:
+    """Refuse an argument that is none of two words."""
+    # An array would not say whether it is one of them.
+    if not isinstance(value, str) or value not in choices:
+        first, second = choices
+        raise InvalidParameterError(f"{name} must be {first!r} or {second!r}, got {value!r}")
+
+
 def policy_of(on_bad_block: str, on_bad_rows: str, max_skipped: float) -> Skipping | None:
     """What the arguments of :func:`dgmm.open_dataset` ask for; None if nothing is skipped.
 
@@ -185,8 +201,7 @@ def policy_of(on_bad_block: str, on_bad_rows: str, max_skipped: float) -> Skippi
         If one is out of range.
     """
     for name, value in (("on_bad_block", on_bad_block), ("on_bad_rows", on_bad_rows)):
-        if value not in ("raise", "skip"):
-            raise InvalidParameterError(f"{name} must be 'raise' or 'skip', got {value!r}")
+        check_choice(name, value, ("raise", "skip"))
     given: Any = max_skipped
     is_number = isinstance(given, float | int) and not isinstance(given, bool)
     if not is_number or not 0.0 <= given <= 1.0:
@@ -227,9 +242,14 @@ def check_skipped(dataset: Dataset, skipped: Skipped) -> None:
     Raises
     ------
     InvalidDataError
-        If more than the stated share of the rows was skipped.
+        If more than the stated share of the rows was skipped, or all of them.
     """
     policy = dataset.skipping
+    if policy is not None and skipped.rows >= dataset.n_rows:
+        raise InvalidDataError(
+            f"all {dataset.n_rows} rows would be skipped, and nothing is left: {skipped}; repair "
+            "the data, or see whether these are the columns that were meant"
+        )
     if policy is not None and skipped.rows > policy.most * dataset.n_rows:
         raise InvalidDataError(
             f"{skipped.rows} of {dataset.n_rows} rows ({skipped.rows / dataset.n_rows:.3%}) would "
