@@ -47,7 +47,7 @@ def load_state(estimator: Any, state: Any) -> None:
             **restored_arguments(state, state["arguments"]),
         )
         _set_fit(scratch, mixture, state)
-    except (KeyError, TypeError, ValueError, DgmmError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, DgmmError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise InvalidParameterError(f"the state does not describe a fitted mixture: {what}") from (
             error
@@ -127,7 +127,7 @@ def load_model(cls: type[Any], path: Any, running: dict[str, Any]) -> Any:
             **running,
         )
         _set_fit(estimator, mixture, facts)
-    except (KeyError, TypeError, ValueError, DgmmError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, DgmmError) as error:
         raise ModelFileError(
             f"{path} is a dgmm model file but does not describe a Gaussian mixture: {error}"
         ) from error
