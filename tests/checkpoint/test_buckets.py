@@ -113,3 +113,9 @@ def test_failures_name_the_place_and_no_secret(options: dict[str, Any]) -> None:
     elsewhere["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
     with pytest.raises(StoreUnavailableError, match="s3://fits/x"):
         fitted(Checkpoints("s3://fits/x", storage_options=options | elsewhere))
+
+
+@pytest.mark.parametrize("name", ["s3://fits", "s3://fits/"])
+def test_a_whole_bucket_is_no_place_of_one_fit(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match=r"names no prefix; .* such as s3:.*/checkpoints"):
+        Checkpoints(name, storage_options=options).open()
