@@ -15,7 +15,7 @@ from dgmm.data.dataset import Dataset
 from dgmm.engine.base import BlockTask
 from dgmm.engine.dask_security import check_security, holds_keys
 from dgmm.engine.dask_timeouts import Timeouts
-from dgmm.errors import DgmmError, EngineError, InvalidParameterError
+from dgmm.errors import DgmmError, EngineError, InvalidParameterError, SchedulerLostError
 
 if TYPE_CHECKING:
     from distributed import Client, Security
@@ -110,17 +110,26 @@ class DaskEngine:
         """
         from dgmm.engine.dask_session import DaskSession
 
-        client = self.client or self._current_client()
-        return DaskSession(
-            client or self._own.client(),
-            dataset,
-            memory_limit=memory_limit,
-            reserved_bytes=reserved_bytes,
-            tasks=tasks,
-            timeouts=self.timeouts,
-            # A cluster of somebody else's cannot be replaced from here.
-            renew=self._own.client if client is None else None,
-        )
+        def opened(client: Client, renew: Any = None) -> DaskSession:
+            return DaskSession(
+                client,
+                dataset,
+                memory_limit=memory_limit,
+                reserved_bytes=reserved_bytes,
+                tasks=tasks,
+                timeouts=self.timeouts,
+                renew=renew,
+            )
+
+        # A cluster of somebody else's cannot be replaced from here.
+        if (given := self.client or self._current_client()) is not None:
+            return opened(given)
+        ours = self._own.client()
+        try:
+            return opened(ours, self._own.another)
+        except SchedulerLostError:
+            # It died since it was last used.
+            return opened(self._own.another(ours), self._own.another)
 
     def close(self) -> None:
         """Close the cluster that the engine started, if it did."""
@@ -205,8 +214,14 @@ class _OwnCluster:
 
     def client(self) -> Client:
         """Its client; of another cluster, if this one is lost."""
+        return self.another(None)
+
+    def another(self, lost: Client | None) -> Client:
+        """The client of another cluster than the one of a client that is lost, started once."""
         with self._lock:
-            if self._client is not None and self._client.status != "running":
+            if self._client is not None and (
+                self._client is lost or self._client.status != "running"
+            ):
                 self._close()
             if self._client is None:
                 from distributed import Client
@@ -248,5 +263,7 @@ def _close(client: Any, cluster: Any) -> None:
     try:
         client.close()
     finally:
+        from dgmm.engine.dask_local import close_cluster
+
         # Whatever the client met, its processes must not stay.
-        cluster.close()
+        close_cluster(cluster)

@@ -113,9 +113,14 @@ class Cluster:
     timeouts : Timeouts
     session : str
         Whose work in the workers' heartbeats is watched.
+
+    Attributes
+    ----------
+    client : distributed.Client
     """
 
     def __init__(self, client: Client, timeouts: Timeouts, session: str) -> None:
+        self.client = client
         self._client, self._timeouts, self._session = client, timeouts, session
         self._calls = Calls(client, timeouts)
         self._supervisor = Supervisor(getattr(client, "cluster", None))

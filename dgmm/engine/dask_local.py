@@ -22,13 +22,16 @@ from dgmm.engine.dask_security import encryption
 if TYPE_CHECKING:
     from distributed import Security
 
-__all__ = ["Supervisor", "start_cluster"]
+__all__ = ["Supervisor", "close_cluster", "start_cluster"]
 
 # How long a worker may be missing without a process, which its nanny would have started by now ...
 DEAD_SECONDS = 3.0
 
 # ... and with one, which may well be slow to import what it needs.
 STARTING_SECONDS = 60.0
+
+# How long a scheduler may take to let its cluster go: one that is gone does not answer.
+_LEAVE_SECONDS = 3.0
 
 # What a terminal or a batch system sends to a whole group of processes, to end a fit in good order.
 _FOR_THE_DRIVER = ("SIGINT", "SIGUSR1")
@@ -62,6 +65,18 @@ def start_cluster(
     }
     with _signals_kept_from_children():
         return LocalCluster(**given | options)
+
+
+def close_cluster(cluster: Any) -> None:
+    """End the processes of a cluster, also of one whose scheduler is gone."""
+    if (comm := getattr(cluster, "scheduler_comm", None)) is not None:
+        comm.timeout = _LEAVE_SECONDS
+    try:
+        cluster.close()
+    except OSError:
+        # Nobody let its workers go.
+        for worker in list(cluster.workers.values()):
+            cluster.sync(_close, worker)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from dgmm.engine.dask_cluster import Cluster, Held, TasksKilledError
 from dgmm.engine.dask_graph import (
     ARITY,
     PassGraph,
+    Share,
     deal,
     ranges_of_worker,
     remote_rows,
@@ -59,7 +60,7 @@ class DaskSession:
     reserved_bytes : int
     timeouts : Timeouts
     renew : callable, optional
-        Gives the client of another cluster when that of this one is lost.
+        Given the client of this cluster when that is lost, gives that of another.
 
     Attributes
     ----------
@@ -78,7 +79,7 @@ class DaskSession:
         reserved_bytes: int,
         tasks: Sequence[BlockTask[Any]] = (),
         timeouts: Timeouts,
-        renew: Callable[[], Client] | None = None,
+        renew: Callable[[Client], Client] | None = None,
     ) -> None:
         self.dataset = dataset
         self.counters = Counters()
@@ -154,18 +155,34 @@ class DaskSession:
         """
         self._check_open()
         pieces = cut_finely(self._everything, task)
-        shares = share_pieces(pieces, task)
-        most = max(value_bytes(one.range.work[0], task) for _, one in shares)
+        left = deque(share_pieces(pieces, task))
+        most = max(value_bytes(one.range.work[0], task) for _, one in left)
         # They pass through the scheduler, which may live in this process too.
         self._plan_driver({"values received": 4 * most, "buffers of the consumer": consumer_bytes})
+        attempts = Attempts()
+        while left:
+            cluster = self._cluster
+            attempts.begin(())
+            try:
+                yield from self._stream(task, pieces, left, most)
+            except SchedulerLostError as error:
+                # A pass in between may have moved already.
+                if self._cluster is cluster:
+                    self._move(attempts, error)
+                self.counters.retries += 1
+
+    def _stream(
+        self, task: BlockTask[Any], pieces: Selection, left: deque[tuple[int, Share]], most: int
+    ) -> Iterator[tuple[int, Any]]:
+        """The values of the shares that are left, which are taken away as they come."""
         threads = self._cluster.workers()
         self._plan_workers((task,), max(threads.values()), n_kept=0, value_bytes=most)
         # The consumer may run passes in between, which have plans of their own.
         plan, span = self.plan, self.plan.span
         ahead = Ahead(self._cluster, task, plan, self._name)
         homes = steadily(lambda: self._cluster.homes(pieces))
-        near = deal([homes[position] for position, _ in shares], list(threads), span)
-        todo = deque(zip([share for _, share in shares], near, strict=True))
+        near = deal([homes[position] for position, _ in left], list(threads), span)
+        todo = deque(zip([share for _, share in left], near, strict=True))
         busy: Counter[str] = Counter()
         try:
             while todo or ahead:
@@ -176,6 +193,7 @@ class DaskSession:
                 share, worker, result = ahead.take()
                 busy[worker] -= 1
                 self._count(result)
+                left.popleft()
                 yield from zip(_first_rows(share.range.work[0]), result.value, strict=True)
         finally:
             ahead.give_up()
@@ -331,7 +349,8 @@ class DaskSession:
         """Go on with another cluster, where there can be one."""
         if self._renew is None:
             raise error
-        self._cluster, self._held = Cluster(self._renew(), self._timeouts, self._name), None
+        another = self._renew(self._cluster.client)
+        self._cluster, self._held = Cluster(another, self._timeouts, self._name), None
         if attempts.held is not None:
             attempts.held = replace(attempts.held)
         attempts.lost(error, self._cluster.workers())

@@ -17,12 +17,13 @@ from typing import Any
 from uuid import uuid4
 
 import dask
+import numpy as np
 import pytest
 from distributed import CancelledError, Client
 
 import dgmm
 from dgmm.data.dataset import Rows
-from dgmm.engine import dask_local, dask_session, dask_watch
+from dgmm.engine import dask_local, dask_session, dask_stream, dask_watch
 from dgmm.engine.dask import DaskEngine
 from dgmm.engine.dask_attempts import IN_ALL, UNEXPLAINED, Attempts
 from dgmm.engine.dask_cluster import TasksKilledError
@@ -243,6 +244,41 @@ def test_a_cluster_of_its_own_is_started_again() -> None:
         assert engine._own._client is not lost
         with engine.session(dataset) as another:
             assert another.run(ToyTask()).total == expected
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("when", ["between two calls", "during the call"])
+def test_a_cluster_of_its_own_is_started_again_for_answers(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(4000, 2))
+    rows = dgmm.open_dataset(x, block_bytes=4096)
+    here = dgmm.GaussianMixture(2, random_state=0, max_iter=5).fit(x)
+    take = dask_stream.Ahead.take
+    taken: list[Any] = []
+
+    def die(engine: DaskEngine) -> None:
+        cluster = engine._own.client().cluster
+        cluster.sync(cluster.scheduler.close)
+
+    def taking(ahead: Any) -> Any:
+        found = take(ahead)
+        taken.append(found)
+        if len(taken) == 2:
+            die(engine)
+        return found
+
+    with DaskEngine(n_workers=1, scheduler_timeout=5) as engine:
+        there = dgmm.GaussianMixture(2, random_state=0, max_iter=5, engine=engine).fit(x)
+        if when == "between two calls":
+            die(engine)
+            assert there.score(rows) == here.score(rows)
+            die(engine)
+        else:
+            monkeypatch.setattr(dask_stream.Ahead, "take", taking)
+        found = there.predict(rows, out=str(tmp_path / "labels"))
+        assert np.array_equal(found[:], here.predict(x))
+        assert when == "between two calls" or len(taken) > 2
 
 
 def test_a_cluster_that_scales_from_nothing_is_asked_for_workers() -> None:
