@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from dgmm.covariance import family_names, family_of
 from dgmm.errors import InvalidParameterError, MissingDependencyError, SourceError
 from dgmm.mixture import Mixture
 from dgmm.persistence import model_from_mixture
+from dgmm.storage import local_path
 
 __all__ = ["from_sklearn", "to_sklearn", "write_onnx"]
 
@@ -81,10 +80,7 @@ def from_sklearn(cls: type[Any], model: Any, arguments: dict[str, Any]) -> Any:
 
 def write_onnx(estimator: Any, path: Any) -> None:
     """An ONNX file of a fitted estimator; see :meth:`dgmm.GaussianMixture.to_onnx`."""
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidParameterError(
-            f"the path of an ONNX file is {path!r}; it must be a str or a path"
-        )
+    target = local_path(path, "an ONNX file")
     try:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
@@ -101,7 +97,7 @@ def write_onnx(estimator: Any, path: Any) -> None:
         options={"score_samples": True},
     )
     try:
-        Path(path).write_bytes(graph.SerializeToString())
+        target.write_bytes(graph.SerializeToString())
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
 

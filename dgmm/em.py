@@ -132,8 +132,7 @@ def _pass(
     levels: Sequence[Level],
     policies: Sequence[PosteriorPolicy],
 ) -> list[SufficientStatistics]:
-    on_host = not context.device.startswith("cuda")
-    kernels = plan_batch(mixtures, levels, context.frames, quadratic=False, on_host=on_host)
+    kernels = plan_batch(mixtures, levels, context.frames, quadratic=False, device=context.device)
     totals = [_total(context, mixture) for mixture in mixtures]
     return run_batch(
         context.session,

@@ -51,7 +51,7 @@ def plan_batch(
     frames: Frames,
     *,
     quadratic: bool = True,
-    on_host: bool = False,
+    device: str | None = None,
 ) -> tuple[Kernel, ...]:
     """Kernels for a batch: mixtures that share a frame and a dtype share one.
 
@@ -63,11 +63,10 @@ def plan_batch(
     frames : Frames
     quadratic : bool, default=True
         False lets tied families go without their quadratic term.
-    on_host : bool, default=False
-        True lets few components of many features go without products of features, which cost a
-        processor more than they save there.
+    device : str, optional
+        On a processor, few components of many features go without products of features.
     """
-    direct = on_host and _is_narrow(mixtures)
+    direct = device is not None and not device.startswith("cuda") and _is_narrow(mixtures)
     shared: dict[tuple[Level, bool], list[tuple[Member, Mixture]]] = {}
     kernels: list[Kernel] = []
     for index, (mixture, level) in enumerate(zip(mixtures, levels, strict=True)):
@@ -87,12 +86,11 @@ def plan_batch(
 
 def _is_narrow(mixtures: Sequence[Mixture]) -> bool:
     """True if whitening rows for each component is less than making D (D + 1) / 2 features."""
-    layout, size = Layout(mixtures[0].n_features), sum(one.n_components for one in mixtures)
-    quadratic = all(
+    d, size = mixtures[0].n_features, sum(one.n_components for one in mixtures)
+    layout = Layout(d)
+    return d >= max(_LEAST_NARROW, _FEATURES_PER_COMPONENT * size) and all(
         one.family.shape.block(layout) == layout.full and not one.family.is_tied for one in mixtures
     )
-    d = mixtures[0].n_features
-    return quadratic and d >= _LEAST_NARROW and _FEATURES_PER_COMPONENT * size <= d
 
 
 def _stacks(members: list[tuple[Member, Mixture]]) -> Iterator[list[tuple[Member, Mixture]]]:

@@ -56,9 +56,9 @@ def passes_to_come(
         mixtures += [_mixture(family, k, d)] * min(n, 1 + MOST_STACKED // k)
     n_blocks = sum(block.n_rows > 0 for block in dataset.blocks)
     seen: set[tuple[int, int]] = set()
-    on_host, levels = not device.startswith("cuda"), [level] * len(mixtures)
-    kernels = plan_batch(mixtures, levels, frames, quadratic=False, on_host=on_host)
-    if on_host:
+    levels = [level] * len(mixtures)
+    kernels = plan_batch(mixtures, levels, frames, quadratic=False, device=device)
+    if not device.startswith("cuda"):
         kernels = tuple(cut_kernels(kernels, n_blocks))
     for kernel in kernels:
         one = BatchPass((kernel,), Expectation(), device)

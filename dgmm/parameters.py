@@ -109,10 +109,10 @@ def _n_restarts(estimator: Any, algorithm: str, temperatures: tuple[float, ...])
     """Restarts that can differ: one where the start is given and nothing is drawn after it."""
     n_init = _integer(estimator, "n_init", 1)
     is_drawn = algorithm == "sem" or bool(temperatures)
-    return n_init if is_drawn or not has_whole_start(estimator) else 1
+    return n_init if is_drawn or not _has_whole_start(estimator) else 1
 
 
-def has_whole_start(estimator: Any) -> bool:
+def _has_whole_start(estimator: Any) -> bool:
     """True if the caller gave all of the start, so that no ``init_params`` is asked."""
     spreads = (estimator.covariances_init, estimator.precisions_init)
     given = (estimator.weights_init, estimator.means_init)

@@ -22,7 +22,14 @@ from dgmm.errors import (
 )
 from dgmm.sealed import PREFIX_BYTES, Seal
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "looks_like_model", "read_model", "write_model"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "local_path",
+    "looks_like_model",
+    "read_model",
+    "write_model",
+]
 
 FORMAT = "dgmm-model"
 FORMAT_VERSION = 1
@@ -64,7 +71,7 @@ def write_model(
     StoreUnavailableError
         If the file cannot be written: no permission, a full disk.
     """
-    target = Path(os.path.realpath(_local(path)))
+    target = Path(os.path.realpath(local_path(path, "a model")))
     content = _MODEL.close(tensors, facts)
     try:
         replace_file(target, content)
@@ -100,7 +107,7 @@ def read_model(
     ModelFileError
         If it is not a model, was cut short or altered, or is of a newer format.
     """
-    path = _local(path)
+    path = local_path(path, "a model")
     try:
         # A pipe would block for ever, and a directory gives a message that nobody understands.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -113,13 +120,13 @@ def read_model(
         raise _failure("read", path, error) from error
 
 
-def _local(path: Any) -> Path:
-    """A path of this machine, or an InvalidParameterError."""
+def local_path(path: Any, what: str) -> Path:
+    """The path of a file of this machine, or an InvalidParameterError that says of what."""
     if not isinstance(path, str | os.PathLike):
-        raise InvalidParameterError(f"the path of a model is {path!r}; it must be a str or a path")
+        raise InvalidParameterError(f"the path of {what} is {path!r}; it must be a str or a path")
     if "://" in str(path):
         raise InvalidParameterError(
-            f"the path of a model starts with {str(path).partition('://')[0]}://; models are files "
+            f"the path of {what} starts with {str(path).partition('://')[0]}://; it must be a file "
             "of this machine: write to one and copy it, or copy it here and read it"
         )
     return Path(path)

@@ -288,7 +288,7 @@ def _filesystem(location: Location) -> tuple[Any, str]:
             f"{location.name} needs a package that is not installed: {location.scrub(error)}"
         ) from location.cause(error)
     # A bucket alone is its name, and whatever else lies in it would be listed every time.
-    if "/" not in root.rstrip("/") or not root.strip("/"):
+    if "/" not in root.rstrip("/"):
         raise SourceError(
             f"{location.name} names no prefix; checkpoints need one of their own, such as "
             f"{location.name}/checkpoints"

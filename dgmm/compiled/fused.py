@@ -7,7 +7,9 @@ the interpreter's lock, than on arithmetic. The arithmetic here is that of
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,9 @@ _RUN = 272
 # Features and responsibilities of a run have to stay near the second cache.
 _MOST_BYTES = 1360 * 2**10
 
-# Beyond, BLAS, which shares a loaded feature among more components, is as fast or faster.
-_MOST_COMPONENTS = 64
+# Beyond, BLAS, which shares a loaded feature among more components, is as fast or faster: with
+# AVX-512, whose registers hold as much as the loops need, and without.
+_MOST_COMPONENTS, _MOST_ON_NARROW = 64, 32
 
 _NO_WEIGHTS = np.empty(0)
 
@@ -98,7 +101,7 @@ class FusedStep:
     def fits(n_stacked: int, n_coefficients: int, itemsize: int) -> bool:
         """True if a run stays in the cache and BLAS would not be faster."""
         values = padded(n_stacked) + padded(n_coefficients)
-        return n_stacked <= _MOST_COMPONENTS and values * _RUN * itemsize <= _MOST_BYTES
+        return n_stacked <= _most_components() and values * _RUN * itemsize <= _MOST_BYTES
 
     @staticmethod
     def nbytes(n_stacked: int, n_coefficients: int, n_features: int, itemsize: int) -> int:
@@ -148,6 +151,12 @@ class FusedStep:
         found = _step(stored.name, self._dtype, is_white, self._has_norm), origin
         self._loops[stored] = found
         return found
+
+
+@cache
+def _most_components() -> int:
+    features = importlib.import_module("llvmlite.binding").get_host_cpu_features()
+    return _MOST_COMPONENTS if features.get("avx512f") else _MOST_ON_NARROW
 
 
 @compiled_once

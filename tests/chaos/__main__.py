@@ -29,26 +29,25 @@ LIMITS = (
 def run(folder: Path, seed: int, *, brief: bool = False) -> dict[str, dict[str, Any]]:
     """The figures of each scenario, by its name. An assertion fails where a promise is broken."""
     small, large = 4000, 200_000
+    n_rows = large if brief else 1_600_000
+
+    def signals(iterations: int, **options: Any) -> dict[str, Any]:
+        return scenarios.signals(
+            folder,
+            iterations=20 if brief else iterations,
+            n_rows=n_rows,
+            mean=2.0,
+            seed=seed,
+            **options,
+        )
+
     long: dict[str, Callable[[], dict[str, Any]]] = {
-        "sigkill": lambda: scenarios.signals(
-            folder,
-            iterations=20 if brief else 200,
-            n_rows=large if brief else 1_600_000,
-            mean=2.0,
-            seed=seed,
-        ),
-        "sigterm to workers": lambda: scenarios.signals(
-            folder,
-            iterations=20 if brief else 100,
-            n_rows=large if brief else 1_600_000,
-            mean=2.0,
-            seed=seed,
-            numbers=(signal.SIGTERM,),
-        ),
+        "sigkill": lambda: signals(200),
+        "sigterm to workers": lambda: signals(100, numbers=(signal.SIGTERM,)),
         "sigterm to the command": lambda: commands.told_to_stop(
             folder,
             iterations=60,
-            n_rows=large if brief else 1_600_000,
+            n_rows=n_rows,
             times=2 if brief else 6,
             seed=seed,
             n_workers=2,

@@ -248,7 +248,7 @@ def test_few_components_of_many_features_are_whitened_instead(level) -> None:
     one, two = (random_mixture(rng, "full", 2, 64) for _ in range(2))
     x, frames = rows_of(one, 500, 13), frames_around(one)
     plain, direct = (
-        plan_batch([one, two], [level] * 2, frames, on_host=on_host) for on_host in (False, True)
+        plan_batch([one, two], [level] * 2, frames, device=device) for device in ("cuda", "cpu")
     )
     assert [type(kernel).__name__ for kernel in plain] == ["FeatureKernel"]
     assert [type(kernel).__name__ for kernel in direct] == ["CentredKernel"] * 2
@@ -271,5 +271,5 @@ def test_few_components_of_many_features_are_whitened_instead(level) -> None:
 )
 def test_all_others_share_their_features(family, n_components, n_features) -> None:
     mixture = random_mixture(np.random.default_rng(0), family, n_components, n_features)
-    (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture), on_host=True)
+    (kernel,) = plan_batch([mixture], [Level.FLOAT64], frames_around(mixture), device="cpu")
     assert type(kernel).__name__ == "FeatureKernel"

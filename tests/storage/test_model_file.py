@@ -358,7 +358,7 @@ def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     [
         (None, "the path of a model is None; it must be a str or a path"),
         (3, "the path of a model is 3"),
-        ("s3://key:secret@bucket/m", "starts with s3://; models are files of this machine"),
+        ("s3://key:secret@bucket/m", "starts with s3://; it must be a file of this machine"),
     ],
 )
 def test_what_is_no_local_path(path: object, message: str) -> None:
